@@ -1,1 +1,37 @@
+"""Sampling: turn a model's distribution into the one a token is drawn from, and say what was drawn."""
 
+from hartley.decoding.cutoffs import epsilon_cutoff, eta_cutoff
+from hartley.decoding.draw import Draw
+from hartley.decoding.entropy_top_k import entropy_to_k, entropy_top_k
+from hartley.decoding.min_p import min_p
+from hartley.decoding.mirostat import mirostat
+from hartley.decoding.sampler import Sampler, Truncation, chain, sampler, truncation
+from hartley.decoding.temperature import temperature
+from hartley.decoding.text import parse
+from hartley.decoding.top_h import top_h
+from hartley.decoding.top_k import top_k
+from hartley.decoding.top_n_sigma import top_n_sigma
+from hartley.decoding.top_p import top_p
+from hartley.decoding.typical_p import typical_p
+
+__all__ = [
+    "Draw",
+    "Sampler",
+    "Truncation",
+    "chain",
+    "entropy_to_k",
+    "entropy_top_k",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "min_p",
+    "mirostat",
+    "parse",
+    "sampler",
+    "temperature",
+    "top_h",
+    "top_k",
+    "top_n_sigma",
+    "top_p",
+    "truncation",
+    "typical_p",
+]

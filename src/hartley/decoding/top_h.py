@@ -1,0 +1,60 @@
+"""Top-H truncation: keep tokens while their entropy stays under a fraction of the entropy of the whole."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hartley.decoding.sampler import PerRow, column, truncation
+from hartley.info.checks import check_fraction, check_one_of
+from hartley.info.head import Head, Rule
+
+ROUNDING = 1e-6  # relative: an alpha of 1 keeps everything
+
+
+@truncation
+def top_h(alpha: PerRow, rule: Literal["paper", "partial"] = "paper", top_n: int = 100) -> Rule:
+    """Keep the most probable tokens while their entropy, renormalised, is at most ``alpha`` times that of all tokens.
+
+    ``alpha`` is in (0, 1], one value or one per row ``[B]``; the first token always stays. ``rule="partial"`` compares
+    unnormalised partial sums over the ``top_n`` likeliest tokens instead, as transformers' ``top_h`` and the authors'
+    code do: another inequality, whose ``alpha`` means something else (16 equal tokens at 0.4: 3 are kept by the paper's
+    rule, 6 by this one). Raises ``ValueError`` for an ``alpha`` outside its range or another ``rule``.
+
+    >>> top_h(0.55).mask(torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log())
+    tensor([[-0.9163, -1.2040,    -inf,    -inf]])
+
+    Source: Potraghloo et al. 2025, "Top-H Decoding", algorithm 1.
+    """
+    check_fraction("top_h", alpha)
+    check_one_of("top_h_rule", rule, ("paper", "partial"))
+    return (lambda head: _paper(head, alpha)) if rule == "paper" else (lambda head: _partial(head, alpha, top_n))
+
+
+def _terms(head: Head) -> tuple[Tensor, Tensor]:
+    log_probs = head.log_probs.double()
+    probs = log_probs.exp()
+    return probs, probs * log_probs.masked_fill(probs == 0, 0.0)
+
+
+def _paper(head: Head, alpha: PerRow) -> Tensor:
+    probs, terms = _terms(head)
+    mass = probs.cumsum(-1)
+    entropy = mass.log() - terms.cumsum(-1) / mass
+    kept = entropy <= column(alpha) * head.entropy[:, None] * (1 + ROUNDING)
+    kept[:, 0] = True
+    return kept & head.filled
+
+
+def _partial(head: Head, alpha: PerRow, top_n: int) -> Tensor:
+    if bool(((head.known < top_n) & ~head.complete).any()):
+        head = head.widen(k=top_n)
+    probs, terms = _terms(head)
+    probs, terms = probs[:, :top_n], terms[:, :top_n]
+    mass = probs.sum(-1, keepdim=True)
+    partial = mass.log() * probs.cumsum(-1) - terms.cumsum(-1)  # times the mass, which stands on both sides
+    kept = partial <= column(alpha) * partial[:, -1:] * (1 + ROUNDING)
+    kept[:, 0] = True
+    full = torch.zeros_like(head.filled)
+    full[:, : kept.shape[1]] = kept
+    return full & head.filled

@@ -1,0 +1,46 @@
+"""Top-n-sigma truncation: keep the logits within n standard deviations of the largest."""
+
+import torch
+from torch import Tensor
+
+from hartley.decoding.sampler import PerRow, column, truncation
+from hartley.info.checks import check_positive
+from hartley.info.head import Head, Rule
+
+
+@truncation
+def top_n_sigma(n: PerRow) -> Rule:
+    """Keep every token whose logit is at least the largest minus ``n`` standard deviations of the row's finite logits.
+
+    A temperature before it changes nothing: logits and deviation scale together. ``n`` is positive, one value or one
+    per row ``[B]``. Raises ``ValueError`` otherwise.
+
+    >>> top_n_sigma(1.0).mask(torch.tensor([[4.0, 3.5, 0.0, 0.0]]))
+    tensor([[4.0000, 3.5000,   -inf,   -inf]])
+
+    Source: Tang et al. 2024, "Top-n-sigma: Not All Logits Are You Need", algorithm 1, with the population deviation.
+    """
+    check_positive("top_n_sigma", n)
+
+    def keep(head: Head) -> Tensor:
+        reach = column(n) * _deviation(head)
+        # Compared as logits, at the scale of the model: exact at the boundary
+        values = head.logits.gather(-1, head.tokens)
+        return (values >= values[:, :1] - reach) & head.filled
+
+    return keep
+
+
+def _deviation(head: Head) -> Tensor:
+    """Population standard deviation ``[B, 1]`` of the logits that are left."""
+    if head.restricted:
+        values, left = head.logits.gather(-1, head.tokens), head.filled
+    else:
+        values = head.logits
+        if bool((head.known > 0).all()) and bool(values.isfinite().all()):
+            return values.std(-1, correction=0, keepdim=True)
+        left = values > -torch.inf
+    values = values.masked_fill(~left, 0.0)
+    count = left.sum(-1, keepdim=True)
+    mean = values.sum(-1, keepdim=True) / count
+    return (((values - mean) * left) ** 2).sum(-1, keepdim=True).div(count).sqrt()

@@ -1,0 +1,445 @@
+"""The CPU kernels: one pass over float32 logits in numba, block by block, blocks in parallel.
+
+Every function here restates one of ``reference.py``, which is the definition. What makes them fast: a block of 4,096
+logits stays in the first-level cache while its maximum and then its exponential sums are taken; the maxima of runs of
+64 logits are kept, so that the likeliest tokens are found by opening the few runs that can hold one; candidates are
+sorted by radix, never the whole vocabulary unless asked for.
+"""
+
+# numba ships no types
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUntypedFunctionDecorator=false, reportUnknownParameterType=false, reportMissingParameterType=false
+# pyright: reportMissingTypeStubs=false, reportGeneralTypeIssues=false
+
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from hartley.info.kernels.reference import Facts, Kept, Statistics
+
+BLOCK = 4096
+RUN = 64
+STRIP = 512  # how many terms are added in float32 before float64 takes over
+
+_LOG2E = np.float32(1.4426950408889634)
+_LN2_HIGH = np.float32(0.693359375)
+_LN2_LOW = np.float32(-2.12194440e-4)
+_TINY = np.float32(-87.0)  # exp of less is below the smallest normal float32 and counts as zero
+_REASSOCIATE = {"reassoc", "contract", "nsz"}  # sums may be split over lanes; NaN and infinities keep their meaning
+
+
+@intrinsic
+def _round(_, x):
+    """The nearest integer, as float32 (adding and subtracting a large number would be reassociated away)."""
+
+    def build(__, builder, ___, arguments):
+        rint = builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()])
+        return builder.call(rint, arguments)
+
+    return types.float32(types.float32), build
+
+
+@intrinsic
+def _power_of_two(_, n):
+    """2**n as float32 for an integral float32 n in [-126, 127]: the integer moves into the exponent bits."""
+
+    def build(__, builder, ___, arguments):
+        whole = builder.fptosi(arguments[0], ir.IntType(32))
+        exponent = builder.add(whole, ir.Constant(ir.IntType(32), 127))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(ir.IntType(32), 23)), ir.FloatType())
+
+    return types.float32(types.float32), build
+
+
+@njit(inline="always")
+def _exp(x):
+    """exp(x) of a float32 in [-87, 0]: Cody-Waite reduction and a polynomial, with no branch, so it vectorises."""
+    n = _round(x * _LOG2E)
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    return ((p * r * r + r) + np.float32(1.0)) * _power_of_two(n)
+
+
+@njit(parallel=True, cache=True, fastmath=_REASSOCIATE)
+def _statistics(logits, inverse_temperature, run_max, out):
+    """Write max, logsumexp, entropy and varentropy into ``out [B, 4]``, and the largest logit of each run."""
+    rows, size = logits.shape
+    blocks = (size + BLOCK - 1) // BLOCK
+    part = np.empty((rows, blocks, 4), np.float64)
+    for item in prange(rows * blocks):
+        row = item // blocks
+        block = item % blocks
+        start = block * BLOCK
+        stop = min(start + BLOCK, size)
+        scale = np.float32(inverse_temperature[row])
+        top = np.float32(-np.inf)
+        bad = np.float32(0.0)
+        for begin in range(start, stop, RUN):
+            highest = np.float32(-np.inf)
+            for i in range(begin, min(begin + RUN, stop)):
+                x = logits[row, i]
+                highest = x if x > highest else highest
+                bad += np.float32(0.0) if x == x else np.float32(1.0)
+            run_max[row, begin // RUN] = highest
+            top = highest if highest > top else top
+        s0 = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        if top > -np.inf and top < np.inf:
+            for begin in range(start, stop, STRIP):
+                a0 = np.float32(0.0)
+                a1 = np.float32(0.0)
+                a2 = np.float32(0.0)
+                for i in range(begin, min(begin + STRIP, stop)):
+                    d = (logits[row, i] - top) * scale
+                    inside = d > _TINY
+                    d = d if inside else _TINY
+                    e = _exp(d)
+                    e = e if inside else np.float32(0.0)
+                    ed = e * d
+                    a0 += e
+                    a1 += ed
+                    a2 += ed * d
+                s0 += a0
+                s1 += a1
+                s2 += a2
+        part[row, block, 0] = np.nan if bad > 0 else top
+        part[row, block, 1] = s0
+        part[row, block, 2] = s1
+        part[row, block, 3] = s2
+    for row in range(rows):
+        scale = np.float64(np.float32(inverse_temperature[row]))
+        top = -np.inf
+        for block in range(blocks):
+            m = part[row, block, 0]
+            if not (m <= top):  # also when m is NaN
+                top = m
+                if m != m:
+                    break
+        if not (top > -np.inf and top < np.inf):
+            out[row, 0] = top
+            out[row, 1] = out[row, 2] = out[row, 3] = np.nan
+            continue
+        s0 = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        for block in range(blocks):
+            m = part[row, block, 0]
+            if m == -np.inf:
+                continue
+            shift = (m - top) * scale
+            w = np.exp(shift)
+            b0 = part[row, block, 1] * w
+            b1 = part[row, block, 2] * w
+            s0 += b0
+            s1 += b1 + shift * b0
+            s2 += part[row, block, 3] * w + 2.0 * shift * b1 + shift * shift * b0
+        mean = s1 / s0
+        out[row, 0] = top
+        out[row, 1] = top * scale + np.log(s0)
+        out[row, 2] = np.log(s0) - mean
+        out[row, 3] = max(s2 / s0 - mean * mean, 0.0)
+
+
+@njit(inline="always")
+def _falling_key(bits, token):
+    """A uint64 whose order is falling logit, then rising id; ``bits`` are the float32's, with -0.0 read as 0.0."""
+    u = np.uint64(np.uint32(bits))
+    if u == 0x80000000:
+        u = np.uint64(0)
+    rising = u ^ np.uint64(0xFFFFFFFF) if u & np.uint64(0x80000000) else u | np.uint64(0x80000000)
+    return ((rising ^ np.uint64(0xFFFFFFFF)) << np.uint64(32)) | np.uint64(token)
+
+
+@njit(cache=True)
+def _sort_keys(keys):
+    """Sort keys whose ids already rise: by radix on the 32 bits of the logit, in three passes of 11."""
+    n = keys.size
+    if n < 400:
+        return np.sort(keys)
+    other = np.empty_like(keys)
+    for shift in (32, 43, 54):
+        starts = np.zeros(2049, np.int64)
+        for i in range(n):
+            starts[((keys[i] >> np.uint64(shift)) & np.uint64(2047)) + np.uint64(1)] += 1
+        for digit in range(2048):
+            starts[digit + 1] += starts[digit]
+        for i in range(n):
+            digit = (keys[i] >> np.uint64(shift)) & np.uint64(2047)
+            other[starts[digit]] = keys[i]
+            starts[digit] += 1
+        keys, other = other, keys
+    return keys
+
+
+@njit(cache=True)
+def _threshold(row, run_max, k):
+    """A logit that at least ``k`` of the row reach, and not many more: by the maxima of runs, or by a histogram."""
+    if 4 * k <= run_max.size:  # each of the k highest maxima is a logit of its own
+        return np.partition(run_max, run_max.size - k)[run_max.size - k]
+    counts = np.zeros(1024, np.int64)
+    top = run_max.max()
+    width = np.float32(32.0)  # bins of 1/32, the 32 below the largest
+    for i in range(row.size):
+        depth = (top - row[i]) * width
+        if depth < 1024:
+            counts[int(depth)] += 1
+    seen = 0
+    for bin in range(1023):
+        seen += counts[bin]
+        if seen >= k:
+            return top - np.float32(bin + 1) / width
+    return np.float32(-np.inf)
+
+
+@njit(parallel=True, cache=True)
+def _largest(logits, bits, run_max, k, tokens, values, known):
+    for row in prange(logits.shape[0]):
+        wanted = k[row]
+        size = logits.shape[1]
+        bound = np.float32(-np.inf)
+        if wanted < size // 2:
+            bound = _threshold(logits[row], run_max[row], wanted)
+        above = 0
+        level = 0
+        for run in range(run_max.shape[1]):
+            if run_max[row, run] >= bound:
+                for i in range(run * RUN, min(run * RUN + RUN, size)):
+                    x = logits[row, i]
+                    above += x > bound
+                    level += x == bound
+        if bound == -np.inf:
+            level = 0  # a removed token is never listed
+        level = min(level, max(wanted - above, 0))
+        keys = np.empty(above + level, np.uint64)
+        n = 0
+        taken = 0
+        for run in range(run_max.shape[1]):
+            if run_max[row, run] >= bound:
+                for i in range(run * RUN, min(run * RUN + RUN, size)):
+                    x = logits[row, i]
+                    if x > bound:
+                        keys[n] = _falling_key(bits[row, i], i)
+                        n += 1
+                    elif x == bound and taken < level:
+                        keys[n] = _falling_key(bits[row, i], i)
+                        n += 1
+                        taken += 1
+        keys = _sort_keys(keys)
+        n = min(n, wanted)
+        known[row] = n
+        for j in range(n):
+            token = np.int64(keys[j] & np.uint64(0xFFFFFFFF))
+            tokens[row, j] = token
+            values[row, j] = logits[row, token]
+        tokens[row, n:] = 0
+        values[row, n:] = -np.inf
+
+
+@njit(parallel=True, cache=True, fastmath=_REASSOCIATE)
+def _restrict(tokens, log_probs, mask, known, out_tokens, out_log_probs, out):
+    for row in prange(tokens.shape[0]):
+        top = np.float32(-np.inf)
+        n = 0
+        for j in range(tokens.shape[1]):
+            if mask[row, j] and log_probs[row, j] > -np.inf:
+                out_tokens[row, n] = tokens[row, j]
+                out_log_probs[row, n] = log_probs[row, j]
+                top = max(top, log_probs[row, j])
+                n += 1
+        known[row] = n
+        s0 = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        for begin in range(0, n, STRIP):
+            a0 = np.float32(0.0)
+            a1 = np.float32(0.0)
+            a2 = np.float32(0.0)
+            for j in range(begin, min(begin + STRIP, n)):
+                d = out_log_probs[row, j] - top
+                inside = d > _TINY
+                d = d if inside else _TINY
+                e = _exp(d)
+                e = e if inside else np.float32(0.0)
+                a0 += e
+                a1 += e * d
+                a2 += e * d * d
+            s0 += a0
+            s1 += a1
+            s2 += a2
+        log_mass = top + np.log(s0)
+        mean = s1 / s0
+        out[row, 0] = log_mass
+        out[row, 1] = max(np.log(s0) - mean, 0.0)
+        out[row, 2] = max(s2 / s0 - mean * mean, 0.0)
+        shift = np.float32(log_mass)
+        for j in range(n):
+            out_log_probs[row, j] -= shift
+        out_tokens[row, n:] = 0
+        out_log_probs[row, n:] = -np.inf
+
+
+@njit(inline="always")
+def _uniform(seed, token):
+    """SplitMix64 of (seed, token), in (0, 1)."""
+    z = seed + (np.uint64(token) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (np.float64((z ^ (z >> np.uint64(31))) >> np.uint64(11)) + 0.5) * 2.0**-53
+
+
+@njit(parallel=True, cache=True)
+def _race(tokens, log_probs, known, seeds, out):
+    for row in prange(tokens.shape[0]):
+        best = 0.0
+        winner = np.int64(0)
+        seed = np.uint64(seeds[row])
+        for j in range(known[row]):
+            u = _uniform(seed, tokens[row, j])
+            p = np.exp(np.float64(log_probs[row, j]))
+            if p > best * u:  # the noise is at least u, so what fails here cannot win, and its logarithm is spared
+                score = p / -np.log1p(-u)
+                if score > best:
+                    best = score
+                    winner = tokens[row, j]
+        out[row] = winner
+
+
+@njit(parallel=True, cache=True)
+def _race_all(logits, scale, run_max, seeds, out):
+    rows, size = logits.shape
+    blocks = (size + BLOCK - 1) // BLOCK
+    best_of = np.zeros((rows, blocks))
+    winner_of = np.zeros((rows, blocks), np.int64)
+    for item in prange(rows * blocks):
+        row = item // blocks
+        block = item % blocks
+        seed = np.uint64(seeds[row])
+        inverse = np.float64(scale[row])
+        top = run_max[row].max()
+        best = 0.0
+        winner = np.int64(-1)
+        start = block * BLOCK
+        for begin in range(start, min(start + BLOCK, size), RUN):
+            run_top = run_max[row, begin // RUN]
+            if run_top == -np.inf:
+                continue
+            bound = np.exp((run_top - top) * inverse)
+            for i in range(begin, min(begin + RUN, size)):
+                u = _uniform(seed, i)
+                if bound > best * u:
+                    score = np.exp((logits[row, i] - top) * inverse) / -np.log1p(-u)
+                    if score > best:
+                        best = score
+                        winner = i
+        best_of[row, block] = best
+        winner_of[row, block] = winner
+    for row in range(rows):
+        out[row] = winner_of[row, best_of[row].argmax()]
+
+
+@njit(parallel=True, cache=True)
+def _describe(logits, log_sum, token, whole, tokens, log_probs, known, out):
+    rows, size = logits.shape
+    for row in prange(rows):
+        own = logits[row, token[row]]
+        rank = 1
+        finite = 0
+        for i in range(size):
+            x = logits[row, i]
+            rank += x > own
+            finite += x > -np.inf
+        for i in range(token[row]):
+            rank += logits[row, i] == own
+        surprisal = log_sum[row] - own
+        out[row, 1] = surprisal
+        out[row, 2] = rank
+        if whole:
+            out[row, 0] = -surprisal
+            out[row, 3] = finite
+            out[row, 4] = 1.0
+        else:
+            mass = 0.0
+            for j in range(known[row]):
+                mass += np.exp(np.float64(logits[row, tokens[row, j]] - log_sum[row]))
+                if tokens[row, j] == token[row]:
+                    out[row, 0] = log_probs[row, j]
+            out[row, 3] = known[row]
+            out[row, 4] = min(mass, 1.0)
+
+
+def statistics(logits: Tensor, scale: Tensor) -> Statistics:
+    """See :func:`hartley.info.kernels.reference.statistics`."""
+    rows, size = logits.shape
+    run_max = np.empty((rows, -(-size // RUN)), np.float32)
+    out = np.empty((rows, 4))
+    _statistics(logits.numpy(), scale.numpy(), run_max, out)
+    return Statistics(*torch.from_numpy(out.T.astype(np.float32)), run_max)
+
+
+def largest(logits: Tensor, index: Any, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`hartley.info.kernels.reference.largest`."""
+    rows, size = logits.shape
+    width = min(int(k.max()), size)
+    tokens = torch.empty((rows, width), dtype=torch.int64)
+    values = torch.empty((rows, width))
+    known = torch.empty(rows, dtype=torch.int64)
+    array = logits.numpy()
+    _largest(
+        array, array.view(np.int32), index, np.minimum(k.numpy(), width), tokens.numpy(), values.numpy(), known.numpy()
+    )
+    return tokens, values, known
+
+
+def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor) -> Kept:
+    """See :func:`hartley.info.kernels.reference.restrict`."""
+    rows, width = tokens.shape
+    kept = torch.empty((rows, width), dtype=torch.int64)
+    kept_log_probs = torch.empty((rows, width))
+    known = torch.empty(rows, dtype=torch.int64)
+    out = np.empty((rows, 3))
+    _restrict(tokens.numpy(), log_probs.numpy(), mask.numpy(), known.numpy(), kept.numpy(), kept_log_probs.numpy(), out)
+    width = max(int(known.max()), 1)
+    return Kept(kept[:, :width], kept_log_probs[:, :width], known, *torch.from_numpy(out.T.astype(np.float32)))
+
+
+def race(tokens: Tensor, log_probs: Tensor, known: Tensor, seeds: Tensor) -> Tensor:
+    """See :func:`hartley.info.kernels.reference.race`."""
+    out = torch.empty(tokens.shape[0], dtype=torch.int64)
+    _race(tokens.numpy(), log_probs.numpy(), known.numpy(), seeds.numpy(), out.numpy())
+    return out
+
+
+def race_all(logits: Tensor, scale: Tensor, index: Any, seeds: Tensor) -> Tensor:
+    """See :func:`hartley.info.kernels.reference.race_all`."""
+    out = torch.empty(logits.shape[0], dtype=torch.int64)
+    _race_all(logits.numpy(), scale.numpy(), index, seeds.numpy(), out.numpy())
+    return out
+
+
+def describe(logits: Tensor, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None) -> Facts:
+    """See :func:`hartley.info.kernels.reference.describe`."""
+    out = np.empty((logits.shape[0], 5))
+    tokens, log_probs, known = kept if kept is not None else (token[:, None], log_sum[:, None], token)
+    _describe(
+        logits.numpy(),
+        log_sum.numpy(),
+        token.numpy(),
+        kept is None,
+        tokens.numpy(),
+        log_probs.numpy(),
+        known.numpy(),
+        out,
+    )
+    log_prob, surprisal, rank, count, mass = torch.from_numpy(out.T)
+    return Facts(log_prob.float(), surprisal.float(), rank.long(), count.long(), mass.float())

@@ -1,0 +1,130 @@
+"""The definition of every fast operation, in plain torch: slow, short, and what the other kernels are tested against.
+
+Shapes: B rows, V vocabulary, K kept. ``scale [B]`` is one over the temperature. Everything is computed in the dtype of
+``logits`` (float32 or float64) and differs from the fast kernels by rounding alone.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Statistics(NamedTuple):
+    """What one pass over ``logits * scale`` leaves of each row, and whatever helps to find the largest logits later."""
+
+    max_logit: Tensor  # [B], of the logits before scaling
+    logsumexp: Tensor  # [B]
+    entropy: Tensor  # [B], nats
+    varentropy: Tensor  # [B], nats^2
+    index: Any
+
+
+class Kept(NamedTuple):
+    """The tokens a mask left of each row, packed to the front and renormalised."""
+
+    tokens: Tensor  # [B, K], falling log-probability; 0 in empty slots
+    log_probs: Tensor  # [B, K], -inf in empty slots
+    known: Tensor  # [B], how many slots are filled
+    log_mass: Tensor  # [B], of the kept tokens before renormalising
+    entropy: Tensor  # [B], nats
+    varentropy: Tensor  # [B], nats^2
+
+
+class Facts(NamedTuple):
+    """What is said of a drawn token."""
+
+    log_prob: Tensor  # [B], under the distribution drawn from
+    surprisal: Tensor  # [B], nats, under the model at temperature 1
+    rank: Tensor  # [B], 1 is the model's most probable token; ties by id
+    kept: Tensor  # [B], tokens that could have been drawn
+    mass: Tensor  # [B], of those under the model at temperature 1
+
+
+def _moments(log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    probs = log_probs.exp()
+    surprisal = -log_probs.masked_fill(probs == 0, 0.0)
+    entropy = (probs * surprisal).sum(-1)
+    return entropy, (probs * (surprisal - entropy[:, None]) ** 2).sum(-1)
+
+
+def statistics(logits: Tensor, scale: Tensor) -> Statistics:
+    """Maximum; logsumexp, entropy and varentropy of ``softmax(logits * scale)``; NaN for a row with NaN or +inf."""
+    scaled = logits * scale.to(logits.dtype)[:, None]
+    log_sum = scaled.logsumexp(-1)
+    entropy, varentropy = _moments(scaled - log_sum[:, None])
+    return Statistics(logits.amax(-1), log_sum, entropy, varentropy, None)
+
+
+def largest(logits: Tensor, index: Any, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and values ``[B, max k]`` of each row's ``k`` largest finite logits, ties by id; how many there are."""
+    width = min(int(k.max()), logits.shape[1])
+    values, tokens = logits.sort(dim=-1, descending=True, stable=True)
+    values, tokens = values[:, :width].clone(), tokens[:, :width].clone()
+    empty = (torch.arange(width, device=logits.device) >= k[:, None]) | (values == -torch.inf)
+    values[empty] = -torch.inf
+    tokens[empty] = 0
+    return tokens, values, (~empty).sum(-1)
+
+
+def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor) -> Kept:
+    """Keep the slots where ``mask [B, K]`` is true (and filled), in their order, renormalised."""
+    mask = mask & (log_probs > -torch.inf)
+    known = mask.sum(-1)
+    width = max(int(known.max()), 1)
+    order = (~mask).to(torch.int8).sort(dim=-1, stable=True).indices[:, :width]
+    kept = log_probs.masked_fill(~mask, -torch.inf).gather(-1, order)
+    log_mass = kept.logsumexp(-1)
+    kept = kept - log_mass[:, None]
+    ids = tokens.masked_fill(~mask, 0).gather(-1, order)
+    return Kept(ids, kept, known, log_mass, *_moments(kept))
+
+
+def noise(seeds: Tensor, tokens: Tensor) -> Tensor:
+    """A standard exponential variate for each (seed, token), by SplitMix64, in float64; the same on any device."""
+
+    def shift_right(z: Tensor, bits: int) -> Tensor:  # torch has no unsigned shift
+        return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+    z = seeds + (tokens + 1) * (0x9E3779B97F4A7C15 - (1 << 64))
+    z = (z ^ shift_right(z, 30)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    z = (z ^ shift_right(z, 27)) * (0x94D049BB133111EB - (1 << 64))
+    uniform = (shift_right(z ^ shift_right(z, 31), 11).double() + 0.5) * 2.0**-53
+    return -torch.log1p(-uniform)
+
+
+def race(tokens: Tensor, log_probs: Tensor, known: Tensor, seeds: Tensor) -> Tensor:
+    """Draw one token a row: the largest ratio of probability to exponential noise (the Gumbel-max trick, exact).
+
+    The noise depends on the row's seed and the token's id alone, so a draw does not depend on the order of the list,
+    and two truncations of one distribution agree whenever both keep the winner.
+    """
+    score = log_probs.double() - noise(seeds[:, None], tokens).log()
+    score[torch.arange(tokens.shape[1], device=tokens.device) >= known[:, None]] = -torch.inf
+    return tokens.gather(-1, score.argmax(-1, keepdim=True)).squeeze(-1)
+
+
+def race_all(logits: Tensor, scale: Tensor, index: Any, seeds: Tensor) -> Tensor:
+    """:func:`race` over the whole vocabulary at ``softmax(logits * scale)``."""
+    tokens = torch.arange(logits.shape[1], device=logits.device).expand_as(logits)
+    known = torch.full_like(seeds, logits.shape[1])
+    return race(tokens, logits * scale.to(logits.dtype)[:, None], known, seeds)
+
+
+def describe(logits: Tensor, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None) -> Facts:
+    """Facts of the drawn tokens; ``kept`` is (tokens, log_probs, known) of the set drawn from, None for the vocabulary.
+
+    For the whole vocabulary ``log_prob`` is the model's own, at temperature 1.
+    """
+    own = logits.gather(-1, token[:, None])
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    before = (logits > own) | ((logits == own) & (ids < token[:, None]))
+    surprisal = log_sum - own.squeeze(-1)
+    if kept is None:
+        finite = (logits > -torch.inf).sum(-1)
+        return Facts(-surprisal, surprisal, before.sum(-1) + 1, finite, torch.ones_like(surprisal))
+    tokens, log_probs, known = kept
+    filled = torch.arange(tokens.shape[1], device=logits.device) < known[:, None]
+    log_prob = log_probs.masked_fill((tokens != token[:, None]) | ~filled, -torch.inf).amax(-1)
+    mass = ((logits.gather(-1, tokens) - log_sum[:, None]).exp() * filled).sum(-1).clamp(max=1.0)
+    return Facts(log_prob, surprisal, before.sum(-1) + 1, known, mass)
