@@ -38,7 +38,7 @@ class Mirostat(Sampler):
         if bool(((head.known <= ratios) & ~head.complete).any()):
             head = head.widen(k=ratios + 1)
         size = 50_000 if compat == "official" else head.logits.shape[1]
-        k = zipf_cut(zipf_exponent(head.log_probs[:, : ratios + 1]), mu, size, _ROUNDING[compat])
+        k = zipf_cut(zipf_exponent(head.log_probs[:, : ratios + 1]), mu, size, compat)
         return head.truncate(lambda head: first(head, k.clamp(max=head.logits.shape[1])))
 
     def update(self, state: State, draw: Draw) -> Tensor:
@@ -85,13 +85,10 @@ def mirostat(
     check_positive("mirostat_eta", eta)
     check_count("mirostat_m", m)
     check_one_of("mirostat_surprise", surprise, ("model", "truncated"))
-    check_one_of("mirostat_compat", compat, tuple(_ROUNDING))
+    check_one_of("mirostat_compat", compat, ("paper", "official", "llama.cpp"))
     if not mu_min < mu_max:
         raise ValueError(f"mirostat_mu_min must be below mirostat_mu_max, got {mu_min} and {mu_max}")
     return Mirostat("mirostat", settings)
-
-
-_ROUNDING = {"paper": torch.round, "official": lambda k: torch.round(k) + 1, "llama.cpp": torch.floor}
 
 
 def _within(head: Head, mu: Tensor) -> Tensor:
@@ -116,7 +113,7 @@ def zipf_exponent(log_probs: Tensor) -> Tensor:
     return (steps * falls).sum(-1) / (steps.square() * pairs).sum(-1)
 
 
-def zipf_cut(exponent: Tensor, mu: Tensor, size: int, rounding: object = torch.round) -> Tensor:
+def zipf_cut(exponent: Tensor, mu: Tensor, size: int, compat: Compat = "paper") -> Tensor:
     """Rank where a Zipf law over ``size`` tokens reaches a surprisal of ``mu`` bits, int64 ``[B]``, in ``[1, size]``.
 
     An ``exponent`` below 1e-3 (a flat distribution) or NaN keeps every token. Source: Basu et al. 2021, algorithm 1.
@@ -128,5 +125,5 @@ def zipf_cut(exponent: Tensor, mu: Tensor, size: int, rounding: object = torch.r
     log_ratio = (safe / -torch.expm1(-safe * log_size)).log().masked_fill(near_one, -math.log(log_size))
     log_k = ((log_ratio + mu * LN2) / exponent).nan_to_num(nan=log_size).clamp(0.0, log_size)
     log_k = log_k.masked_fill(~(exponent >= 1e-3), log_size)
-    k = rounding(log_k.exp())  # type: ignore[operator]
-    return k.clamp(1, size).long()
+    k = log_k.exp().floor() if compat == "llama.cpp" else log_k.exp().round()
+    return (k + (compat == "official")).clamp(1, size).long()

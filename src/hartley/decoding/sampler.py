@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, cast
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -243,5 +243,5 @@ def _same(value: Any, default: Any) -> bool:
 
 def _text(value: Any) -> str:
     if isinstance(value, Tensor):
-        return "[" + " ".join(f"{number:g}" for number in cast(list[float], value.tolist())) + "]"
+        return "[" + " ".join(str(number) for number in value.cpu().numpy()) + "]"  # the shortest that reads back
     return f"{value:g}" if isinstance(value, float) and value == float(f"{value:g}") else str(value)

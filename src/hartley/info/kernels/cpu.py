@@ -9,7 +9,7 @@ sorted by radix, never the whole vocabulary unless asked for.
 # numba ships no types
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUntypedFunctionDecorator=false, reportUnknownParameterType=false, reportMissingParameterType=false
-# pyright: reportMissingTypeStubs=false, reportGeneralTypeIssues=false
+# pyright: reportMissingTypeStubs=false, reportGeneralTypeIssues=false, reportCallIssue=false
 
 from typing import Any
 
@@ -384,7 +384,8 @@ def statistics(logits: Tensor, scale: Tensor) -> Statistics:
     run_max = np.empty((rows, -(-size // RUN)), np.float32)
     out = np.empty((rows, 4))
     _statistics(logits.numpy(), scale.numpy(), run_max, out)
-    return Statistics(*torch.from_numpy(out.T.astype(np.float32)), run_max)
+    top, log_sum, entropy, varentropy = torch.from_numpy(out.T.astype(np.float32))
+    return Statistics(top, log_sum, entropy, varentropy, run_max)
 
 
 def largest(logits: Tensor, index: Any, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
