@@ -1,11 +1,9 @@
 """Floors under the probability of a token: a fixed one (epsilon) and one that follows the entropy (eta)."""
 
 import torch
-from torch import Tensor
 
-from hartley.decoding.sampler import PerRow, truncation
+from hartley.decoding.sampler import PerRow, Rule, truncation
 from hartley.info.checks import check_fraction
-from hartley.info.head import Head, Rule
 
 
 @truncation
@@ -22,7 +20,7 @@ def epsilon_cutoff(epsilon: PerRow) -> Rule:
     """
     check_fraction("epsilon_cutoff", epsilon)
     floor = torch.as_tensor(epsilon).log()
-    return lambda head: _above(head, floor)
+    return lambda head: head.above(floor.expand(head.known.shape)[:, None])
 
 
 @truncation
@@ -38,10 +36,4 @@ def eta_cutoff(eta: PerRow) -> Rule:
     """
     check_fraction("eta_cutoff", eta)
     log_eta = torch.as_tensor(eta).log()
-    return lambda head: _above(head, torch.minimum(log_eta, log_eta / 2 - head.entropy))
-
-
-def _above(head: Head, floor: Tensor) -> Tensor:
-    kept = head.log_probs >= (floor[:, None] if floor.ndim else floor)
-    kept[:, 0] = True
-    return kept & head.filled
+    return lambda head: head.above(torch.minimum(log_eta, log_eta / 2 - head.entropy)[:, None])

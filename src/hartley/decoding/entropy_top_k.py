@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from hartley.decoding.sampler import truncation
+from hartley.decoding.sampler import Rule, truncation
 from hartley.info.checks import check_count, check_positive
-from hartley.info.head import Head, Rule
+from hartley.info.head import Head
 
 
 @truncation
@@ -31,12 +31,16 @@ def entropy_top_k(
     check_positive("entropy_top_k_slope", slope)
     check_positive("entropy_top_k_h_max", h_max)
 
-    def keep(head: Head) -> Tensor:
+    def rule(head: Head) -> Head:
         k = entropy_to_k(head.origin.entropy, k_max, k_min, center, slope, h_max)
-        last = torch.minimum(k, head.known)[:, None] - 1
-        return (head.log_probs >= head.log_probs.gather(-1, last)) & head.filled
 
-    return keep
+        def at_least_the_kth(head: Head) -> Tensor:
+            last = torch.minimum(k, head.known)[:, None] - 1
+            return (head.log_probs >= head.log_probs.gather(-1, last)) & head.filled
+
+        return head.keep(at_least_the_kth, k=k + 1)
+
+    return rule
 
 
 def entropy_to_k(

@@ -2,9 +2,8 @@
 
 import torch
 
-from hartley.decoding.sampler import PerRow, column, truncation
+from hartley.decoding.sampler import PerRow, Rule, column, truncation
 from hartley.info.checks import check_fraction
-from hartley.info.head import Rule
 
 
 @truncation
@@ -20,4 +19,4 @@ def min_p(p: PerRow) -> Rule:
     """
     check_fraction("min_p", p)
     depth = column(torch.as_tensor(p).log())
-    return lambda head: head.log_probs >= head.max_log_prob + depth
+    return lambda head: head.above(head.max_log_prob + depth)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hartley.decoding.draw import Draw
-from hartley.decoding.sampler import PerRow, Sampler, State, column, sampler
+from hartley.decoding.sampler import PerRow, Sampler, State, sampler
 from hartley.decoding.top_k import first
 from hartley.info.checks import check_count, check_one_of, check_positive
 from hartley.info.head import Head
@@ -32,14 +32,13 @@ class Mirostat(Sampler):
         """Cut where the surprisal reaches ``mu``: the actual one (mode 2) or that of a fitted Zipf law (mode 1)."""
         mu = state.to(head.logits.device)
         if self.settings["mode"] == 2:
-            return head.truncate(lambda head: _within(head, mu))
+            return head.above((-mu * LN2)[:, None])
         compat, m = self.settings["compat"], self.settings["m"]
         ratios = m if compat == "official" else m - 1
-        if bool(((head.known <= ratios) & ~head.complete).any()):
-            head = head.widen(k=ratios + 1)
+        head = head.widen(k=ratios + 1)
         size = 50_000 if compat == "official" else head.logits.shape[1]
         k = zipf_cut(zipf_exponent(head.log_probs[:, : ratios + 1]), mu, size, compat)
-        return head.truncate(lambda head: first(head, k.clamp(max=head.logits.shape[1])))
+        return head.keep(lambda head: first(head, k), k=k)
 
     def update(self, state: State, draw: Draw) -> Tensor:
         """Move ``mu`` by ``eta`` times what the drawn token missed the target by."""
@@ -91,12 +90,6 @@ def mirostat(
     return Mirostat("mirostat", settings)
 
 
-def _within(head: Head, mu: Tensor) -> Tensor:
-    kept = head.log_probs.double() >= column(-mu * LN2)
-    kept[:, 0] = True
-    return kept & head.filled
-
-
 def zipf_exponent(log_probs: Tensor) -> Tensor:
     """Exponent of the Zipf law fitted to falling ``log_probs [B, m]`` by least squares; NaN with fewer than 2 finite.
 
@@ -119,7 +112,7 @@ def zipf_cut(exponent: Tensor, mu: Tensor, size: int, compat: Compat = "paper") 
     An ``exponent`` below 1e-3 (a flat distribution) or NaN keeps every token. Source: Basu et al. 2021, algorithm 1.
     """
     eps = exponent - 1.0
-    log_size = math.log(size)
+    log_size = math.log(max(size, 2))
     near_one = eps.abs() < 1e-6
     safe = eps.masked_fill(near_one, 1.0)
     log_ratio = (safe / -torch.expm1(-safe * log_size)).log().masked_fill(near_one, -math.log(log_size))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from hartley.decoding.draw import Draw
-from hartley.info.head import Head, Rule
+from hartley.info.head import Head
 
+Rule = Callable[[Head], Head]
 State = Any  # None, a tensor with one row per sequence, or a tuple of states
 PerRow = float | Tensor  # one value, or a tensor [B] of one per row
 Generator = torch.Generator | Sequence[torch.Generator]
@@ -121,7 +122,7 @@ class Sampler:
 
 
 class Truncation(Sampler):
-    """A sampler that keeps the tokens a rule picks from the head."""
+    """A sampler whose whole method is a rule from head to head."""
 
     def __init__(self, name: str, settings: dict[str, Any], rule: Rule) -> None:
         super().__init__(name, settings)
@@ -129,7 +130,7 @@ class Truncation(Sampler):
 
     def apply(self, head: Head, state: State) -> Head:
         """Keep what the rule keeps."""
-        return head.truncate(self.rule)
+        return self.rule(head)
 
 
 class Chain(Sampler):

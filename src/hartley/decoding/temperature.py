@@ -21,7 +21,7 @@ class Temperature(Sampler):
             return head
         if not bool((values == 0).any()):
             return head.temper(value)
-        head = head.truncate(lambda head: greedy_rows(head, values))
+        head = head.keep(lambda head: greedy_rows(head, values))
         return head.temper(values.masked_fill(values == 0, 1.0))
 
 

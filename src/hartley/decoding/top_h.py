@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hartley.decoding.sampler import PerRow, column, truncation
+from hartley.decoding.sampler import PerRow, Rule, column, truncation
 from hartley.info.checks import check_fraction, check_one_of
-from hartley.info.head import Head, Rule
+from hartley.info.head import Head
 
 ROUNDING = 1e-6  # relative: an alpha of 1 keeps everything
 
@@ -28,13 +28,20 @@ def top_h(alpha: PerRow, rule: Literal["paper", "partial"] = "paper", top_n: int
     """
     check_fraction("top_h", alpha)
     check_one_of("top_h_rule", rule, ("paper", "partial"))
-    return (lambda head: _paper(head, alpha)) if rule == "paper" else (lambda head: _partial(head, alpha, top_n))
+    if rule == "partial":
+        return lambda head: head.keep(lambda head: _partial(head, alpha, top_n), k=top_n + 1)
+    return lambda head: head.keep(lambda head: _paper(head, alpha), k=_guess(head, alpha))
 
 
 def _terms(head: Head) -> tuple[Tensor, Tensor]:
     log_probs = head.log_probs.double()
     probs = log_probs.exp()
     return probs, probs * log_probs.masked_fill(probs == 0, 0.0)
+
+
+def _guess(head: Head, alpha: PerRow) -> Tensor:
+    """Equal tokens would need ``exp(alpha * entropy)``; long tails a few times as many."""
+    return (4.0 * (alpha * head.entropy.double()).exp()).clamp(max=head.logits.shape[1]).long()
 
 
 def _paper(head: Head, alpha: PerRow) -> Tensor:
@@ -47,8 +54,6 @@ def _paper(head: Head, alpha: PerRow) -> Tensor:
 
 
 def _partial(head: Head, alpha: PerRow, top_n: int) -> Tensor:
-    if bool(((head.known < top_n) & ~head.complete).any()):
-        head = head.widen(k=top_n)
     probs, terms = _terms(head)
     probs, terms = probs[:, :top_n], terms[:, :top_n]
     mass = probs.sum(-1, keepdim=True)

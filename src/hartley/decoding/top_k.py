@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from hartley.decoding.sampler import column, truncation
+from hartley.decoding.sampler import Rule, column, truncation
 from hartley.info.checks import check_count
-from hartley.info.head import Head, Rule
+from hartley.info.head import Head
 
 
 @truncation
@@ -21,7 +21,7 @@ def top_k(k: int | Tensor) -> Rule:
     Source: Fan, Lewis & Dauphin 2018, section 5.
     """
     check_count("top_k", k)
-    return lambda head: first(head, k)
+    return lambda head: head.keep(lambda head: first(head, k), k=k)
 
 
 def first(head: Head, k: int | Tensor) -> Tensor:

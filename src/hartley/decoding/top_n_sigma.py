@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from hartley.decoding.sampler import PerRow, column, truncation
+from hartley.decoding.sampler import PerRow, Rule, column, truncation
 from hartley.info.checks import check_positive
-from hartley.info.head import Head, Rule
+from hartley.info.head import Head
 
 
 @truncation
@@ -22,13 +22,7 @@ def top_n_sigma(n: PerRow) -> Rule:
     """
     check_positive("top_n_sigma", n)
 
-    def keep(head: Head) -> Tensor:
-        reach = column(n) * _deviation(head)
-        # Compared as logits, at the scale of the model: exact at the boundary
-        values = head.logits.gather(-1, head.tokens)
-        return (values >= values[:, :1] - reach) & head.filled
-
-    return keep
+    return lambda head: head.above(head.max_log_prob - column(n) * _deviation(head) * head.scale[:, None])
 
 
 def _deviation(head: Head) -> Tensor:

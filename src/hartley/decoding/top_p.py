@@ -1,10 +1,11 @@
 """Nucleus truncation: keep the fewest most probable tokens that hold a given mass."""
 
+import torch
 from torch import Tensor
 
-from hartley.decoding.sampler import PerRow, column, truncation
+from hartley.decoding.sampler import PerRow, Rule, column, truncation
 from hartley.info.checks import check_fraction
-from hartley.info.head import Head, Rule
+from hartley.info.head import Head
 
 
 @truncation
@@ -21,8 +22,16 @@ def top_p(p: PerRow) -> Rule:
     """
     check_fraction("top_p", p)
 
-    def keep(head: Head) -> Tensor:
-        before = head.cumulative() - head.log_probs.exp()
-        return before < column(p)
+    # Rounding can bring the sum of all to 1 early, and everything must stay at 1
+    whole = torch.where(torch.as_tensor(p) >= 1, 2.0, torch.as_tensor(p))
 
-    return keep
+    def short_of(head: Head) -> Tensor:
+        before = head.cumulative() - head.log_probs.exp()
+        return before < column(whole)
+
+    return lambda head: head.keep(short_of, k=needed(head, p))
+
+
+def needed(head: Head, mass: PerRow) -> Tensor | None:
+    """How many tokens to list for a ``mass``, None where the list is long enough."""
+    return head.depth(mass) if bool((head.rest > 1.0 - torch.as_tensor(mass)).any()) else None

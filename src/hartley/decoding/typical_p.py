@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from hartley.decoding.sampler import PerRow, column, truncation
+from hartley.decoding.sampler import PerRow, Rule, truncation
+from hartley.decoding.top_p import needed
 from hartley.info.checks import check_fraction
-from hartley.info.head import Head, Rule
+from hartley.info.head import Head
 
 
 @truncation
@@ -22,15 +23,10 @@ def typical_p(p: PerRow) -> Rule:
     """
     check_fraction("typical_p", p)
 
-    def keep(head: Head) -> Tensor:
-        deviation = (head.log_probs + head.entropy[:, None]).abs()
-        ordered, order = deviation.sort(dim=-1)
-        before = (head.log_probs.exp().gather(-1, order).cumsum(-1, dtype=torch.float64)).roll(1, -1)
-        before[:, 0] = 0.0
-        last = ((before < column(p)).sum(-1, keepdim=True) - 1).clamp(min=0)
-        kept = deviation <= ordered.gather(-1, last)
-        # A list that has not come down to the entropy hides closer tokens: keeping its end asks for more
-        end = head.log_probs.gather(-1, head.known[:, None] - 1)
-        return kept | (end > -head.entropy[:, None]) | (column(torch.as_tensor(p)) >= 1)
+    mass = torch.as_tensor(p, dtype=torch.float64)
 
-    return keep
+    def near(head: Head) -> Tensor:
+        return head.nearest(-head.entropy, mass.expand(head.known.shape))
+
+    # The tokens left out at the top hold some of the rest, so look about half-way into it
+    return lambda head: head.keep(near, k=needed(head, (1.0 + mass) / 2.0))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,9 +13,9 @@ from torch import Tensor
 
 from hartley.info.checks import check_logits
 from hartley.info.kernels import kernels_for
-from hartley.info.kernels.reference import Facts
+from hartley.info.kernels.reference import Facts, Kept
 
-Rule = Callable[["Head"], Tensor]
+Mask = Callable[["Head"], Tensor]
 
 FIRST_LOOK = 128  # tokens: the 0.9 nucleus of a language model at temperature 1 is nearly always shorter
 GROWTH = 8
@@ -66,20 +68,21 @@ class Head:
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
         logits = logits.contiguous()
-        rows, size = logits.shape
+        rows = logits.shape[0]
         kernels = kernels_for(logits)
         scale = torch.ones(rows, dtype=torch.float64, device=logits.device)
         passed = kernels.statistics(logits, scale)
-        if not bool(passed.entropy.isfinite().all()):
+        if not math.isfinite(float(passed.entropy.sum())):
             check_logits(logits)
-        tokens, values, known = kernels.largest(logits, passed.index, torch.full_like(scale, k, dtype=torch.int64))
+        wanted = torch.full((rows,), k, device=logits.device)
+        listed = kernels.largest(logits, passed.index, wanted, scale, passed.logsumexp)
         return cls(
             logits,
             scale,
-            tokens,
-            values - passed.logsumexp[:, None],
-            known,
-            (known < k) | (known == size),
+            listed.tokens,
+            listed.log_probs,
+            listed.known,
+            listed.complete,
             passed.logsumexp,
             passed.entropy,
             passed.varentropy,
@@ -112,34 +115,58 @@ class Head:
         """Probability of the tokens up to and with each slot, float64 ``[B, K]``."""
         return self.log_probs.exp().cumsum(-1, dtype=torch.float64)
 
-    def widen(self, rows: Tensor | None = None, k: int | None = None) -> Head:
-        """List more tokens: ``k``, or eight times as many, in the given ``rows`` (bool ``[B]``; all by default).
+    def widen(self, rows: Tensor | None = None, k: int | Tensor | None = None) -> Head:
+        """List more tokens: ``k`` (one number or ``[B]``), or eight times as many.
 
-        Rows that are complete stay as they are. Lists never shrink.
+        Only in ``rows`` (bool ``[B]``), if given. Rows that are complete stay as they are. Lists never shrink.
         """
-        rows = ~self.complete if rows is None else rows & ~self.complete
+        wanted = self.known * GROWTH if k is None else torch.maximum(self.known, torch.as_tensor(k).to(self.known))
+        rows = (wanted > self.known) & ~self.complete if rows is None else rows & ~self.complete
+        return self._listed(rows, "largest", wanted)
+
+    def above(self, level: Tensor) -> Head:
+        """Keep the tokens with a log-probability of at least ``level [B, 1]`` nats, and always the most probable one.
+
+        Looks exactly as deep as that: no list is longer than it has to be.
+        """
+        last = self.log_probs.gather(-1, self.known[:, None] - 1)
+        head = self._listed(((last >= level) & ~self.complete[:, None]).squeeze(-1), "above", level.squeeze(-1))
+        mask = head.log_probs >= level
+        mask[:, 0] = True
+        return head.restrict(mask)
+
+    def depth(self, mass: float | Tensor) -> Tensor:
+        """About how many tokens, most probable first, hold a ``mass`` in (0, 1]: never too few; int64 ``[B]``."""
+        mass = torch.as_tensor(mass, dtype=torch.float64, device=self.logits.device).expand(self.known.shape)
+        return self._kernels.depth(self.logits, self.index, self.scale, self.logsumexp, mass)
+
+    def _listed(self, rows: Tensor, how: str, wanted: Tensor) -> Head:
+        """This head with other lists in some rows, made by a kernel."""
         if not bool(rows.any()):
             return self
-        size = self.logits.shape[1]
+        make = getattr(self._kernels, how)
         chosen = rows.nonzero().squeeze(-1)
-        wanted = self.known[chosen] * GROWTH if k is None else self.known[chosen].clamp(min=k)
-        wanted = torch.where(wanted * 2 > size, size, wanted).clamp(max=size)
-        every = chosen.numel() == rows.numel()
-        logits = self.logits if every else self.logits[chosen]
-        index = self.index if every or self.index is None else self.index[chosen.numpy()]
-        tokens, values, known = kernels_for(logits).largest(logits, index, wanted)
-        values = (values * self.scale[chosen, None] - self.logsumexp[chosen, None]).to(values.dtype)
-        complete = (known < wanted) | (known == size)
-        if every:
-            return replace(self, tokens=tokens, log_probs=values, known=known, complete=complete)
-        width = max(tokens.shape[1], self.tokens.shape[1])
-        return replace(
-            self,
-            tokens=_fit(self.tokens, width, 0).index_copy(0, chosen, _fit(tokens, width, 0)),
-            log_probs=_fit(self.log_probs, width, -torch.inf).index_copy(0, chosen, _fit(values, width, -torch.inf)),
-            known=self.known.index_copy(0, chosen, known),
-            complete=self.complete.index_copy(0, chosen, complete),
-        )
+        if chosen.numel() == rows.numel():
+            return replace(self, **make(self.logits, self.index, wanted, self.scale, self.logsumexp)._asdict())
+        index = self.index and self.index.rows(chosen)
+        listed = make(self.logits[chosen], index, wanted[chosen], self.scale[chosen], self.logsumexp[chosen])
+        width = max(listed.tokens.shape[1], self.tokens.shape[1])
+        fill = {"tokens": 0, "log_probs": -torch.inf}
+        merged: dict[str, Tensor] = {}
+        for name, new in listed._asdict().items():
+            old = getattr(self, name)
+            if name in fill:
+                old, new = _fit(old, width, fill[name]), _fit(new, width, fill[name])
+            merged[name] = old.index_copy(0, chosen, new)
+        return replace(self, **merged)
+
+    @property
+    def _kernels(self) -> ModuleType:
+        return kernels_for(self.logits)
+
+    def nearest(self, level: Tensor, mass: Tensor) -> Tensor:
+        """Mask, for :meth:`keep`, of the tokens nearest to ``level [B]`` nats that hold ``mass [B]``, with ties."""
+        return self._kernels.nearest(self.log_probs, self.known, level, mass)
 
     def temper(self, temperature: float | Tensor) -> Head:
         """Divide the log-probabilities by a temperature (positive, one value or ``[B]``) and renormalise."""
@@ -147,8 +174,9 @@ class Head:
         scale = self.scale * inverse
         if self.restricted:
             log_probs = (self.log_probs * inverse.reshape(-1, 1)).to(self.log_probs.dtype)
-            return replace(self._renormalised(log_probs, self.filled), scale=scale)
-        passed = kernels_for(self.logits).statistics(self.logits, scale)
+            kept = self._kernels.restrict(self.tokens, log_probs, self.filled, self.known)
+            return replace(self._replaced(kept), scale=scale)
+        passed = self._kernels.statistics(self.logits, scale)
         log_probs = (self.log_probs + self.logsumexp[:, None]) * inverse.reshape(-1, 1) - passed.logsumexp[:, None]
         return replace(
             self,
@@ -160,27 +188,27 @@ class Head:
             _origin=self.origin,
         )
 
-    def truncate(self, rule: Rule) -> Head:
-        """Keep what ``rule(head) -> bool [B, K]`` keeps, renormalised.
+    def keep(self, mask: Mask, k: int | Tensor | None = None) -> Head:
+        """Keep what ``mask(head) -> bool [B, K]`` says, renormalised; ``k`` guesses how many tokens it has to see.
 
-        A rule that keeps the last listed token of a row that is not complete has not seen enough: it is asked again
-        with a wider head. Every rule must keep at least one token of each row.
+        A mask that keeps the last listed token of a row that is not complete has not seen enough and is asked again
+        with a wider head. It must keep at least one token of each row.
         """
-        head = self
+        head = self if k is None else self.widen(k=k)
         while True:
-            mask = rule(head)
-            last = mask.gather(-1, head.known[:, None] - 1).squeeze(-1)
-            more = last & ~head.complete
+            kept = head._kernels.restrict(head.tokens, head.log_probs, mask(head), head.known)
+            if not bool(kept.to_the_end.any()):
+                return head._replaced(kept)
+            more = kept.to_the_end & ~head.complete
             if not bool(more.any()):
-                return head.restrict(mask)
+                return head._replaced(kept)
             head = head.widen(more)
 
     def restrict(self, mask: Tensor) -> Head:
         """Keep the listed tokens where ``mask [B, K]`` is true, and no other token, renormalised."""
-        return self._renormalised(self.log_probs, mask)
+        return self._replaced(self._kernels.restrict(self.tokens, self.log_probs, mask, self.known))
 
-    def _renormalised(self, log_probs: Tensor, mask: Tensor) -> Head:
-        kept = kernels_for(log_probs).restrict(self.tokens, log_probs, mask)
+    def _replaced(self, kept: Kept) -> Head:
         return replace(
             self,
             tokens=kept.tokens,
@@ -200,7 +228,7 @@ class Head:
         ``seeds [B]`` int64: the draw is a function of the distribution and the row's seed alone, and two truncations of
         one distribution give the same token whenever both keep it.
         """
-        kernels = kernels_for(self.logits)
+        kernels = self._kernels
         own = self.origin.logsumexp
         if self.restricted:
             kept = (self.tokens, self.log_probs, self.known)

@@ -44,11 +44,14 @@ def _load_cpu() -> ModuleType:
             ones = torch.ones(2, dtype=torch.float64)
             seeds = torch.arange(2)
             passed = cpu.statistics(logits, ones)
-            tokens, values, known = cpu.largest(logits, passed.index, torch.tensor([4, 4]))
-            cpu.restrict(tokens, values, values > 0)
-            token = cpu.race(tokens, values, known, seeds)
+            listed = cpu.largest(logits, passed.index, torch.tensor([4, 4]), ones, passed.logsumexp)
+            kept = cpu.restrict(listed.tokens, listed.log_probs, listed.log_probs < 0, listed.known)[:3]
+            cpu.above(logits, passed.index, -passed.logsumexp, ones, passed.logsumexp)
+            cpu.largest(logits, passed.index, torch.tensor([40, 40]), ones, passed.logsumexp)
+            cpu.depth(logits, passed.index, ones, passed.logsumexp, ones / 2)
+            cpu.nearest(listed.log_probs, listed.known, -passed.entropy, ones / 2)
             cpu.race_all(logits, ones, passed.index, seeds)
-            cpu.describe(logits, passed.logsumexp, token, (tokens, values, known))
+            cpu.describe(logits, passed.logsumexp, cpu.race(*kept, seeds), kept)
         finally:
             timer.cancel()
         _cpu = cpu

@@ -20,7 +20,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from hartley.info.kernels.reference import Facts, Kept, Statistics
+from hartley.info.kernels.reference import Facts, Kept, Listed, Statistics
 
 BLOCK = 4096
 RUN = 64
@@ -72,7 +72,7 @@ def _exp(x):
 
 @njit(parallel=True, cache=True, fastmath=_REASSOCIATE)
 def _statistics(logits, inverse_temperature, run_max, out):
-    """Write max, logsumexp, entropy and varentropy into ``out [B, 4]``, and the largest logit of each run."""
+    """Write max, logsumexp, entropy and varentropy into ``out [4, B]``, and the largest logit of each run."""
     rows, size = logits.shape
     blocks = (size + BLOCK - 1) // BLOCK
     part = np.empty((rows, blocks, 4), np.float64)
@@ -127,8 +127,10 @@ def _statistics(logits, inverse_temperature, run_max, out):
                 if m != m:
                     break
         if not (top > -np.inf and top < np.inf):
-            out[row, 0] = top
-            out[row, 1] = out[row, 2] = out[row, 3] = np.nan
+            out[0, row] = top
+            out[1, row] = np.nan
+            out[2, row] = np.nan
+            out[3, row] = np.nan
             continue
         s0 = 0.0
         s1 = 0.0
@@ -145,10 +147,10 @@ def _statistics(logits, inverse_temperature, run_max, out):
             s1 += b1 + shift * b0
             s2 += part[row, block, 3] * w + 2.0 * shift * b1 + shift * shift * b0
         mean = s1 / s0
-        out[row, 0] = top
-        out[row, 1] = top * scale + np.log(s0)
-        out[row, 2] = np.log(s0) - mean
-        out[row, 3] = max(s2 / s0 - mean * mean, 0.0)
+        out[0, row] = top
+        out[1, row] = top * scale + np.log(s0)
+        out[2, row] = np.log(s0) - mean
+        out[3, row] = max(s2 / s0 - mean * mean, 0.0)
 
 
 @njit(inline="always")
@@ -182,34 +184,61 @@ def _sort_keys(keys):
     return keys
 
 
+BINS = 1024
+PER_LOGIT = np.float32(32.0)  # the histogram covers the 32 below the largest logit in steps of 1/32
+
+
+@njit(parallel=True, cache=True)
+def _histogram(logits, run_max, counts):
+    rows, size = logits.shape
+    blocks = (size + BLOCK - 1) // BLOCK
+    part = np.zeros((rows * blocks, BINS), np.int32)
+    for item in prange(rows * blocks):
+        row = item // blocks
+        top = run_max[row].max()
+        start = (item % blocks) * BLOCK
+        for i in range(start, min(start + BLOCK, size)):
+            depth = (top - logits[row, i]) * PER_LOGIT
+            if depth < BINS:
+                part[item, int(depth)] += 1
+    for item in range(rows * blocks):
+        counts[item // blocks] += part[item]
+
+
 @njit(cache=True)
-def _threshold(row, run_max, k):
-    """A logit that at least ``k`` of the row reach, and not many more: by the maxima of runs, or by a histogram."""
+def _depth(counts, run_max, scale, log_sum, mass, out):
+    for row in range(counts.shape[0]):
+        top = run_max[row].max()
+        seen = 0
+        held = 0.0
+        for bin in range(BINS):
+            low = top - (bin + 1) / PER_LOGIT  # every logit of the bin is above this, so the mass is never overstated
+            seen += counts[row, bin]
+            held += counts[row, bin] * np.exp(low * scale[row] - log_sum[row])
+            if held >= mass[row]:
+                break
+        out[row] = seen
+
+
+@njit(cache=True)
+def _floor(run_max, counts, k):
+    """A logit that at least ``k`` of the row reach, and not many more: by the maxima of runs, or by the histogram."""
     if 4 * k <= run_max.size:  # each of the k highest maxima is a logit of its own
         return np.partition(run_max, run_max.size - k)[run_max.size - k]
-    counts = np.zeros(1024, np.int64)
-    top = run_max.max()
-    width = np.float32(32.0)  # bins of 1/32, the 32 below the largest
-    for i in range(row.size):
-        depth = (top - row[i]) * width
-        if depth < 1024:
-            counts[int(depth)] += 1
     seen = 0
-    for bin in range(1023):
+    for bin in range(BINS - 1):
         seen += counts[bin]
         if seen >= k:
-            return top - np.float32(bin + 1) / width
+            return run_max.max() - np.float32(bin + 1) / PER_LOGIT
     return np.float32(-np.inf)
 
 
 @njit(parallel=True, cache=True)
-def _largest(logits, bits, run_max, k, tokens, values, known):
+def _largest(logits, bits, run_max, floor, k, scale, log_sum, tokens, log_probs, known):
     for row in prange(logits.shape[0]):
         wanted = k[row]
         size = logits.shape[1]
-        bound = np.float32(-np.inf)
-        if wanted < size // 2:
-            bound = _threshold(logits[row], run_max[row], wanted)
+        bound = floor[row]
         above = 0
         level = 0
         for run in range(run_max.shape[1]):
@@ -241,14 +270,15 @@ def _largest(logits, bits, run_max, k, tokens, values, known):
         for j in range(n):
             token = np.int64(keys[j] & np.uint64(0xFFFFFFFF))
             tokens[row, j] = token
-            values[row, j] = logits[row, token]
-        tokens[row, n:] = 0
-        values[row, n:] = -np.inf
+            log_probs[row, j] = np.float64(logits[row, token]) * scale[row] - log_sum[row]
+        for j in range(n, tokens.shape[1]):
+            tokens[row, j] = 0
+            log_probs[row, j] = -np.inf
 
 
-@njit(parallel=True, cache=True, fastmath=_REASSOCIATE)
+@njit(cache=True, fastmath=_REASSOCIATE)
 def _restrict(tokens, log_probs, mask, known, out_tokens, out_log_probs, out):
-    for row in prange(tokens.shape[0]):
+    for row in range(tokens.shape[0]):
         top = np.float32(-np.inf)
         n = 0
         for j in range(tokens.shape[1]):
@@ -279,14 +309,65 @@ def _restrict(tokens, log_probs, mask, known, out_tokens, out_log_probs, out):
             s2 += a2
         log_mass = top + np.log(s0)
         mean = s1 / s0
-        out[row, 0] = log_mass
-        out[row, 1] = max(np.log(s0) - mean, 0.0)
-        out[row, 2] = max(s2 / s0 - mean * mean, 0.0)
+        out[0, row] = log_mass
+        out[1, row] = max(np.log(s0) - mean, 0.0)
+        out[2, row] = max(s2 / s0 - mean * mean, 0.0)
         shift = np.float32(log_mass)
         for j in range(n):
             out_log_probs[row, j] -= shift
-        out_tokens[row, n:] = 0
-        out_log_probs[row, n:] = -np.inf
+        for j in range(n, tokens.shape[1]):
+            out_tokens[row, j] = 0
+            out_log_probs[row, j] = -np.inf
+
+
+@njit(parallel=True, cache=True)
+def _count(logits, run_max, floor):
+    """How many finite logits of each row reach its floor, at least 1."""
+    rows, size = logits.shape
+    out = np.empty(rows, np.int64)
+    for row in prange(rows):
+        n = 0
+        for run in range(run_max.shape[1]):
+            if run_max[row, run] >= floor[row]:
+                for i in range(run * RUN, min(run * RUN + RUN, size)):
+                    n += (logits[row, i] >= floor[row]) & (logits[row, i] > -np.inf)
+        out[row] = max(n, 1)
+    return out
+
+
+@njit(cache=True)
+def _nearest(log_probs, known, level, mass, mask):
+    for row in range(log_probs.shape[0]):
+        n = known[row]
+        aim = level[row]
+        everything = mass[row] >= 1.0 or log_probs[row, n - 1] > aim
+        for j in range(log_probs.shape[1]):
+            mask[row, j] = everything and j < n
+        if everything:
+            continue
+        right = np.searchsorted(-log_probs[row, :n], -aim)
+        left = right - 1
+        held = 0.0
+        reach = np.float32(0.0)
+        while held < mass[row] and (left >= 0 or right < n):
+            above = log_probs[row, left] - aim if left >= 0 else np.float32(np.inf)
+            below = aim - log_probs[row, right] if right < n else np.float32(np.inf)
+            if above < below:
+                reach = above
+                held += np.exp(np.float64(log_probs[row, left]))
+                mask[row, left] = True
+                left -= 1
+            else:
+                reach = below
+                held += np.exp(np.float64(log_probs[row, right]))
+                mask[row, right] = True
+                right += 1
+        while left >= 0 and log_probs[row, left] - aim <= reach:
+            mask[row, left] = True
+            left -= 1
+        while right < n and aim - log_probs[row, right] <= reach:
+            mask[row, right] = True
+            right += 1
 
 
 @njit(inline="always")
@@ -298,9 +379,9 @@ def _uniform(seed, token):
     return (np.float64((z ^ (z >> np.uint64(31))) >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def _race(tokens, log_probs, known, seeds, out):
-    for row in prange(tokens.shape[0]):
+    for row in range(tokens.shape[0]):
         best = 0.0
         winner = np.int64(0)
         seed = np.uint64(seeds[row])
@@ -349,7 +430,7 @@ def _race_all(logits, scale, run_max, seeds, out):
 
 
 @njit(parallel=True, cache=True)
-def _describe(logits, log_sum, token, whole, tokens, log_probs, known, out):
+def _describe(logits, log_sum, token, whole, tokens, log_probs, known, out, counts):
     rows, size = logits.shape
     for row in prange(rows):
         own = logits[row, token[row]]
@@ -362,56 +443,133 @@ def _describe(logits, log_sum, token, whole, tokens, log_probs, known, out):
         for i in range(token[row]):
             rank += logits[row, i] == own
         surprisal = log_sum[row] - own
-        out[row, 1] = surprisal
-        out[row, 2] = rank
+        out[1, row] = surprisal
+        counts[0, row] = rank
         if whole:
-            out[row, 0] = -surprisal
-            out[row, 3] = finite
-            out[row, 4] = 1.0
+            out[0, row] = -surprisal
+            out[2, row] = 1.0
+            counts[1, row] = finite
         else:
             mass = 0.0
             for j in range(known[row]):
                 mass += np.exp(np.float64(logits[row, tokens[row, j]] - log_sum[row]))
                 if tokens[row, j] == token[row]:
-                    out[row, 0] = log_probs[row, j]
-            out[row, 3] = known[row]
-            out[row, 4] = min(mass, 1.0)
+                    out[0, row] = log_probs[row, j]
+            out[2, row] = min(mass, 1.0)
+            counts[1, row] = known[row]
+
+
+_NO_COUNTS = np.zeros(BINS, np.int32)
+
+
+class Index:
+    """What helps to find the largest logits of a row: the maximum of each run and, once needed, a histogram."""
+
+    def __init__(self, run_max: Any) -> None:
+        self.run_max = run_max
+        self._counts: Any = None
+
+    def counts(self, logits: Tensor) -> Any:
+        """Histogram of each row below its largest logit, int32 ``[B, BINS]``."""
+        if self._counts is None:
+            counts = np.zeros((logits.shape[0], BINS), np.int32)
+            _histogram(logits.numpy(), self.run_max, counts)
+            self._counts = counts
+        return self._counts
+
+    def rows(self, chosen: Tensor) -> "Index":
+        """The index of some of the rows."""
+        part = Index(self.run_max[chosen.numpy()])
+        part._counts = None if self._counts is None else self._counts[chosen.numpy()]
+        return part
 
 
 def statistics(logits: Tensor, scale: Tensor) -> Statistics:
     """See :func:`hartley.info.kernels.reference.statistics`."""
     rows, size = logits.shape
     run_max = np.empty((rows, -(-size // RUN)), np.float32)
-    out = np.empty((rows, 4))
+    out = np.empty((4, rows), np.float32)
     _statistics(logits.numpy(), scale.numpy(), run_max, out)
-    top, log_sum, entropy, varentropy = torch.from_numpy(out.T.astype(np.float32))
-    return Statistics(top, log_sum, entropy, varentropy, run_max)
-
-
-def largest(logits: Tensor, index: Any, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`hartley.info.kernels.reference.largest`."""
-    rows, size = logits.shape
-    width = min(int(k.max()), size)
-    tokens = torch.empty((rows, width), dtype=torch.int64)
-    values = torch.empty((rows, width))
-    known = torch.empty(rows, dtype=torch.int64)
-    array = logits.numpy()
-    _largest(
-        array, array.view(np.int32), index, np.minimum(k.numpy(), width), tokens.numpy(), values.numpy(), known.numpy()
+    top, log_sum, entropy, varentropy = out
+    return Statistics(
+        torch.from_numpy(top),
+        torch.from_numpy(log_sum),
+        torch.from_numpy(entropy),
+        torch.from_numpy(varentropy),
+        Index(run_max),
     )
-    return tokens, values, known
 
 
-def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor) -> Kept:
+def largest(logits: Tensor, index: Index, k: Tensor, scale: Tensor, log_sum: Tensor) -> Listed:
+    """See :func:`hartley.info.kernels.reference.largest`."""
+    wanted = np.minimum(k.numpy(), logits.shape[1])
+    floor = np.full(wanted.size, -np.inf, np.float32)
+    for row in range(wanted.size):
+        if 2 * wanted[row] < logits.shape[1]:
+            shallow = 4 * wanted[row] <= index.run_max.shape[1]
+            counts = _NO_COUNTS if shallow else index.counts(logits)[row]
+            floor[row] = _floor(index.run_max[row], counts, wanted[row])
+    return _list(logits, index, floor, wanted, scale, log_sum)
+
+
+def above(logits: Tensor, index: Index, level: Tensor, scale: Tensor, log_sum: Tensor) -> Listed:
+    """See :func:`hartley.info.kernels.reference.above`."""
+    floor = ((level + log_sum) / scale).float()
+    floor -= floor.abs() * 1e-6 + 1e-6  # rounding must not lose a token; the rule that asked compares exactly
+    array, floor = logits.numpy(), floor.numpy()
+    wanted = _count(array, index.run_max, floor)
+    return _list(logits, index, floor, wanted, scale, log_sum)
+
+
+def _list(logits: Tensor, index: Index, floor: Any, wanted: Any, scale: Tensor, log_sum: Tensor) -> Listed:
+    rows, size = logits.shape
+    width = wanted.max()
+    tokens = np.empty((rows, width), np.int64)
+    log_probs = np.empty((rows, width), np.float32)
+    known = np.empty(rows, np.int64)
+    array = logits.numpy()
+    bits = array.view(np.int32)
+    _largest(array, bits, index.run_max, floor, wanted, scale.numpy(), log_sum.numpy(), tokens, log_probs, known)
+    complete = (known < wanted) | (known == size)
+    return Listed(
+        torch.from_numpy(tokens), torch.from_numpy(log_probs), torch.from_numpy(known), torch.from_numpy(complete)
+    )
+
+
+def depth(logits: Tensor, index: Index, scale: Tensor, log_sum: Tensor, mass: Tensor) -> Tensor:
+    """See :func:`hartley.info.kernels.reference.depth`; from a histogram, so a little more than the least."""
+    out = torch.empty(logits.shape[0], dtype=torch.int64)
+    _depth(index.counts(logits), index.run_max, scale.numpy(), log_sum.numpy(), mass.numpy(), out.numpy())
+    return out
+
+
+def nearest(log_probs: Tensor, known: Tensor, level: Tensor, mass: Tensor) -> Tensor:
+    """See :func:`hartley.info.kernels.reference.nearest`."""
+    mask = np.empty(log_probs.shape, np.bool_)
+    _nearest(log_probs.numpy(), known.numpy(), level.numpy(), mass.numpy(), mask)
+    return torch.from_numpy(mask)
+
+
+def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> Kept:
     """See :func:`hartley.info.kernels.reference.restrict`."""
     rows, width = tokens.shape
-    kept = torch.empty((rows, width), dtype=torch.int64)
-    kept_log_probs = torch.empty((rows, width))
-    known = torch.empty(rows, dtype=torch.int64)
-    out = np.empty((rows, 3))
-    _restrict(tokens.numpy(), log_probs.numpy(), mask.numpy(), known.numpy(), kept.numpy(), kept_log_probs.numpy(), out)
-    width = max(int(known.max()), 1)
-    return Kept(kept[:, :width], kept_log_probs[:, :width], known, *torch.from_numpy(out.T.astype(np.float32)))
+    kept = np.empty((rows, width), np.int64)
+    kept_log_probs = np.empty((rows, width), np.float32)
+    count = np.empty(rows, np.int64)
+    out = np.empty((3, rows), np.float32)
+    kept_mask, length = mask.numpy(), known.numpy()
+    _restrict(tokens.numpy(), log_probs.numpy(), kept_mask, count, kept, kept_log_probs, out)
+    width = max(count.max(), 1)
+    log_mass, entropy, varentropy = out
+    return Kept(
+        torch.from_numpy(kept[:, :width]),
+        torch.from_numpy(kept_log_probs[:, :width]),
+        torch.from_numpy(count),
+        torch.from_numpy(log_mass),
+        torch.from_numpy(entropy),
+        torch.from_numpy(varentropy),
+        torch.from_numpy(kept_mask[np.arange(rows), length - 1]),
+    )
 
 
 def race(tokens: Tensor, log_probs: Tensor, known: Tensor, seeds: Tensor) -> Tensor:
@@ -421,16 +579,18 @@ def race(tokens: Tensor, log_probs: Tensor, known: Tensor, seeds: Tensor) -> Ten
     return out
 
 
-def race_all(logits: Tensor, scale: Tensor, index: Any, seeds: Tensor) -> Tensor:
+def race_all(logits: Tensor, scale: Tensor, index: Index, seeds: Tensor) -> Tensor:
     """See :func:`hartley.info.kernels.reference.race_all`."""
     out = torch.empty(logits.shape[0], dtype=torch.int64)
-    _race_all(logits.numpy(), scale.numpy(), index, seeds.numpy(), out.numpy())
+    _race_all(logits.numpy(), scale.numpy(), index.run_max, seeds.numpy(), out.numpy())
     return out
 
 
 def describe(logits: Tensor, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None) -> Facts:
     """See :func:`hartley.info.kernels.reference.describe`."""
-    out = np.empty((logits.shape[0], 5))
+    rows = logits.shape[0]
+    out = np.empty((3, rows), np.float32)
+    counts = np.empty((2, rows), np.int64)
     tokens, log_probs, known = kept if kept is not None else (token[:, None], log_sum[:, None], token)
     _describe(
         logits.numpy(),
@@ -441,6 +601,14 @@ def describe(logits: Tensor, log_sum: Tensor, token: Tensor, kept: tuple[Tensor,
         log_probs.numpy(),
         known.numpy(),
         out,
+        counts,
     )
-    log_prob, surprisal, rank, count, mass = torch.from_numpy(out.T)
-    return Facts(log_prob.float(), surprisal.float(), rank.long(), count.long(), mass.float())
+    log_prob, surprisal, mass = out
+    rank, count = counts
+    return Facts(
+        torch.from_numpy(log_prob),
+        torch.from_numpy(surprisal),
+        torch.from_numpy(rank),
+        torch.from_numpy(count),
+        torch.from_numpy(mass),
+    )

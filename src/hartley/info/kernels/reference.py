@@ -14,10 +14,19 @@ class Statistics(NamedTuple):
     """What one pass over ``logits * scale`` leaves of each row, and whatever helps to find the largest logits later."""
 
     max_logit: Tensor  # [B], of the logits before scaling
-    logsumexp: Tensor  # [B]
+    logsumexp: Tensor  # [B], float64: logits may be large, and log-probabilities are differences to it
     entropy: Tensor  # [B], nats
     varentropy: Tensor  # [B], nats^2
     index: Any
+
+
+class Listed(NamedTuple):
+    """The most probable tokens of each row."""
+
+    tokens: Tensor  # [B, K] ids, falling in probability, ties by id; 0 in empty slots
+    log_probs: Tensor  # [B, K], -inf in empty slots
+    known: Tensor  # [B], how many slots are filled
+    complete: Tensor  # [B], no other token has any probability
 
 
 class Kept(NamedTuple):
@@ -29,6 +38,7 @@ class Kept(NamedTuple):
     log_mass: Tensor  # [B], of the kept tokens before renormalising
     entropy: Tensor  # [B], nats
     varentropy: Tensor  # [B], nats^2
+    to_the_end: Tensor  # [B], whether the last token listed was kept
 
 
 class Facts(NamedTuple):
@@ -50,34 +60,69 @@ def _moments(log_probs: Tensor) -> tuple[Tensor, Tensor]:
 
 def statistics(logits: Tensor, scale: Tensor) -> Statistics:
     """Maximum; logsumexp, entropy and varentropy of ``softmax(logits * scale)``; NaN for a row with NaN or +inf."""
-    scaled = logits * scale.to(logits.dtype)[:, None]
-    log_sum = scaled.logsumexp(-1)
-    entropy, varentropy = _moments(scaled - log_sum[:, None])
-    return Statistics(logits.amax(-1), log_sum, entropy, varentropy, None)
+    top = logits.amax(-1)
+    depth = (logits - top[:, None]) * scale.to(logits.dtype)[:, None]
+    log_sum = depth.logsumexp(-1)
+    entropy, varentropy = _moments(depth - log_sum[:, None])
+    return Statistics(top, top * scale + log_sum, entropy, varentropy, None)
 
 
-def largest(logits: Tensor, index: Any, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids and values ``[B, max k]`` of each row's ``k`` largest finite logits, ties by id; how many there are."""
-    width = min(int(k.max()), logits.shape[1])
+def largest(logits: Tensor, index: Any, k: Tensor, scale: Tensor, log_sum: Tensor) -> Listed:
+    """List each row's ``k [B]`` largest finite logits, ties by id, with their log-probabilities."""
+    size = logits.shape[1]
+    wanted = k.clamp(max=size)
+    width = int(wanted.max())
     values, tokens = logits.sort(dim=-1, descending=True, stable=True)
-    values, tokens = values[:, :width].clone(), tokens[:, :width].clone()
-    empty = (torch.arange(width, device=logits.device) >= k[:, None]) | (values == -torch.inf)
-    values[empty] = -torch.inf
-    tokens[empty] = 0
-    return tokens, values, (~empty).sum(-1)
+    values, tokens = values[:, :width], tokens[:, :width]
+    empty = (torch.arange(width, device=logits.device) >= wanted[:, None]) | (values == -torch.inf)
+    log_probs = (values * scale[:, None] - log_sum[:, None]).to(logits.dtype)
+    known = (~empty).sum(-1)
+    complete = (known < wanted) | (known == size)
+    return Listed(tokens.masked_fill(empty, 0), log_probs.masked_fill(empty, -torch.inf), known, complete)
 
 
-def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor) -> Kept:
+def above(logits: Tensor, index: Any, level: Tensor, scale: Tensor, log_sum: Tensor) -> Listed:
+    """List the tokens of each row with a log-probability of at least about ``level [B]``, and never fewer than one."""
+    log_probs = logits * scale[:, None] - log_sum[:, None]
+    margin = 1e-5 * (1 + log_sum.abs())
+    k = ((log_probs >= (level - margin)[:, None]) & (logits > -torch.inf)).sum(-1).clamp(min=1)
+    return largest(logits, index, k, scale, log_sum)
+
+
+def depth(logits: Tensor, index: Any, scale: Tensor, log_sum: Tensor, mass: Tensor) -> Tensor:
+    """How many of the most probable tokens hold at least ``mass [B]``."""
+    probs = (logits * scale[:, None] - log_sum[:, None]).exp().sort(dim=-1, descending=True).values
+    return ((probs.cumsum(-1, dtype=torch.float64) < mass[:, None]).sum(-1) + 1).clamp(max=logits.shape[1])
+
+
+def nearest(log_probs: Tensor, known: Tensor, level: Tensor, mass: Tensor) -> Tensor:
+    """Mask of the tokens nearest to log-probability ``level [B]`` that hold a ``mass [B]``, with ties.
+
+    Everything where the mass is 1, or where the list ends above the level: nearer tokens may follow.
+    """
+    filled = torch.arange(log_probs.shape[1], device=log_probs.device) < known[:, None]
+    distance = (log_probs - level[:, None]).abs()
+    ordered, order = distance.sort(dim=-1, stable=True)
+    held = log_probs.gather(-1, order).exp().cumsum(-1, dtype=torch.float64)
+    last = (held < mass[:, None]).sum(-1, keepdim=True).clamp(max=log_probs.shape[1] - 1)
+    kept = distance <= ordered.gather(-1, last)
+    end = log_probs.gather(-1, known[:, None] - 1).squeeze(-1)
+    everything = (mass >= 1) | (end > level)
+    return (kept | everything[:, None]) & filled
+
+
+def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> Kept:
     """Keep the slots where ``mask [B, K]`` is true (and filled), in their order, renormalised."""
     mask = mask & (log_probs > -torch.inf)
-    known = mask.sum(-1)
-    width = max(int(known.max()), 1)
+    to_the_end = mask.gather(-1, known[:, None] - 1).squeeze(-1)
+    count = mask.sum(-1)
+    width = max(int(count.max()), 1)
     order = (~mask).to(torch.int8).sort(dim=-1, stable=True).indices[:, :width]
     kept = log_probs.masked_fill(~mask, -torch.inf).gather(-1, order)
     log_mass = kept.logsumexp(-1)
     kept = kept - log_mass[:, None]
     ids = tokens.masked_fill(~mask, 0).gather(-1, order)
-    return Kept(ids, kept, known, log_mass, *_moments(kept))
+    return Kept(ids, kept, count, log_mass, *_moments(kept), to_the_end)
 
 
 def noise(seeds: Tensor, tokens: Tensor) -> Tensor:
@@ -108,7 +153,7 @@ def race_all(logits: Tensor, scale: Tensor, index: Any, seeds: Tensor) -> Tensor
     """:func:`race` over the whole vocabulary at ``softmax(logits * scale)``."""
     tokens = torch.arange(logits.shape[1], device=logits.device).expand_as(logits)
     known = torch.full_like(seeds, logits.shape[1])
-    return race(tokens, logits * scale.to(logits.dtype)[:, None], known, seeds)
+    return race(tokens, (logits - logits.amax(-1, keepdim=True)) * scale[:, None], known, seeds)
 
 
 def describe(logits: Tensor, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None) -> Facts:
@@ -119,12 +164,12 @@ def describe(logits: Tensor, log_sum: Tensor, token: Tensor, kept: tuple[Tensor,
     own = logits.gather(-1, token[:, None])
     ids = torch.arange(logits.shape[1], device=logits.device)
     before = (logits > own) | ((logits == own) & (ids < token[:, None]))
-    surprisal = log_sum - own.squeeze(-1)
+    surprisal = (log_sum - own.squeeze(-1)).to(logits.dtype)
     if kept is None:
         finite = (logits > -torch.inf).sum(-1)
         return Facts(-surprisal, surprisal, before.sum(-1) + 1, finite, torch.ones_like(surprisal))
     tokens, log_probs, known = kept
     filled = torch.arange(tokens.shape[1], device=logits.device) < known[:, None]
     log_prob = log_probs.masked_fill((tokens != token[:, None]) | ~filled, -torch.inf).amax(-1)
-    mass = ((logits.gather(-1, tokens) - log_sum[:, None]).exp() * filled).sum(-1).clamp(max=1.0)
+    mass = ((logits.gather(-1, tokens) - log_sum[:, None]).exp() * filled).sum(-1).clamp(max=1.0).to(logits.dtype)
     return Facts(log_prob, surprisal, before.sum(-1) + 1, known, mass)
