@@ -1,8 +1,14 @@
 """A drawn token and what is known of it."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from hartley.info.head import Head
+
+ALTERNATIVES = 8
 
 
 class Draw(NamedTuple):
@@ -24,6 +30,25 @@ class Draw(NamedTuple):
     mass: Tensor  #: probability of those tokens under the model
     top_tokens: Tensor  #: ``[B, up to 8]`` the model's most probable tokens
     top_log_probs: Tensor  #: ``[B, up to 8]`` their log-probabilities under the model; -inf past the last token
+
+    @classmethod
+    def of(cls, head: Head, token: Tensor) -> Draw:
+        """What ``head`` says of one token a row, int64 ``[B]``, whoever chose it; log_prob is -inf for a removed one."""
+        model, facts = head.origin, head.facts(token)
+        return cls(
+            token,
+            facts.log_prob,
+            facts.surprisal,
+            facts.rank,
+            model.entropy,
+            model.varentropy,
+            head.entropy,
+            head.varentropy,
+            facts.kept,
+            facts.mass,
+            model.tokens[:, :ALTERNATIVES],
+            model.log_probs[:, :ALTERNATIVES],
+        )
 
     def row(self, i: int) -> dict[str, Any]:
         """Row ``i`` in plain Python numbers, for a log or a client."""

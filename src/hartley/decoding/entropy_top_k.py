@@ -36,7 +36,8 @@ def entropy_top_k(
 
         def at_least_the_kth(head: Head) -> Tensor:
             last = torch.minimum(k, head.known)[:, None] - 1
-            return (head.log_probs >= head.log_probs.gather(-1, last)) & head.filled
+            values = head.logits.gather(-1, head.tokens)  # log-probabilities may round into ties
+            return (values >= values.gather(-1, last)) & head.filled
 
         return head.keep(at_least_the_kth, k=k + 1)
 

@@ -38,7 +38,7 @@ class Mirostat(Sampler):
         head = head.widen(k=ratios + 1)
         size = 50_000 if compat == "official" else head.logits.shape[1]
         k = zipf_cut(zipf_exponent(head.log_probs[:, : ratios + 1]), mu, size, compat)
-        return head.keep(lambda head: first(head, k), k=k)
+        return head.keep(lambda head: first(head, k), k=k + 1)
 
     def update(self, state: State, draw: Draw) -> Tensor:
         """Move ``mu`` by ``eta`` times what the drawn token missed the target by."""

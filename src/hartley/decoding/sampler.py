@@ -20,8 +20,6 @@ Generator = torch.Generator | Sequence[torch.Generator]
 
 P = ParamSpec("P")
 
-ALTERNATIVES = 8
-
 
 class Sampler:
     """Immutable settings; what runs is :meth:`mask` on logits, or :meth:`step`, which also draws.
@@ -56,12 +54,8 @@ class Sampler:
 
         The result has the dtype of ``logits``. Raises ``ValueError`` naming a row that is NaN, +inf or all -inf.
         """
-        head = self.apply(Head.of(logits), self.init(logits.shape[0]) if state is None else state)
-        tempered = (logits * head.scale[:, None]).to(logits.dtype)  # what is kept differs from this by a constant a row
-        if not head.restricted:
-            return tempered
-        slots = torch.where(head.filled, head.tokens, head.tokens[:, :1])  # an empty slot repeats the first token
-        return torch.full_like(logits, -torch.inf).scatter_(-1, slots, tempered.gather(-1, slots))
+        head = Head.of(logits)
+        return masked(logits, self.apply(head, self.init(logits.shape[0]) if state is None else state))
 
     def step(self, logits: Tensor, state: State, generator: Generator) -> tuple[Draw, State]:
         """Draw one token for each row of ``logits [B, V]`` and return it with the next state.
@@ -70,25 +64,11 @@ class Sampler:
         batch. ``state`` None starts new sequences. Raises ``ValueError`` naming a row that is NaN, +inf or all -inf.
         """
         rows = logits.shape[0] if logits.ndim == 2 else 0
-        model = Head.of(logits)
+        head = Head.of(logits)
         if state is None:
             state = self.init(rows)
-        head = self.apply(model, state)
-        token, facts = head.draw(_seeds(generator, rows).to(logits.device))
-        draw = Draw(
-            token,
-            facts.log_prob,
-            facts.surprisal,
-            facts.rank,
-            model.entropy,
-            model.varentropy,
-            head.entropy,
-            head.varentropy,
-            facts.kept,
-            facts.mass,
-            model.tokens[:, :ALTERNATIVES],
-            model.log_probs[:, :ALTERNATIVES],
-        )
+        head = self.apply(head, state)
+        draw = Draw.of(head, head.draw(_seeds(generator, rows).to(logits.device)))
         return draw, self.update(state, draw)
 
     def __str__(self) -> str:
@@ -198,6 +178,18 @@ def _conflict(earlier: Sampler, later: Sampler) -> str | None:
 
 
 BUILDERS: dict[str, Callable[..., Sampler]] = {}
+
+
+def masked(logits: Tensor, head: Head) -> Tensor:
+    """Write the distribution of ``head``, which was made of ``logits [B, V]``, back as logits of the same dtype."""
+    tempered = logits * head.scale[:, None]
+    top = tempered.amax(-1, keepdim=True)
+    # A row that would overflow in a narrow dtype moves down as a whole, which changes no probability
+    tempered = torch.where(top.to(logits.dtype).isinf(), tempered - top, tempered).to(logits.dtype)
+    if not head.restricted:
+        return tempered
+    slots = torch.where(head.filled, head.tokens, head.tokens[:, :1])  # an empty slot repeats the first token
+    return torch.full_like(logits, -torch.inf).scatter_(-1, slots, tempered.gather(-1, slots))
 
 
 def sampler(build: Callable[P, Sampler]) -> Callable[P, Sampler]:

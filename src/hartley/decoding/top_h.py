@@ -9,7 +9,7 @@ from hartley.decoding.sampler import PerRow, Rule, column, truncation
 from hartley.info.checks import check_fraction, check_one_of
 from hartley.info.head import Head
 
-ROUNDING = 1e-6  # relative: an alpha of 1 keeps everything
+ROUNDING = 1e-6  # relative: what stands on the bound stays
 
 
 @truncation
@@ -50,7 +50,7 @@ def _paper(head: Head, alpha: PerRow) -> Tensor:
     entropy = mass.log() - terms.cumsum(-1) / mass
     kept = entropy <= column(alpha) * head.entropy[:, None] * (1 + ROUNDING)
     kept[:, 0] = True
-    return kept & head.filled
+    return (kept | (column(torch.as_tensor(alpha)) >= 1)) & head.filled
 
 
 def _partial(head: Head, alpha: PerRow, top_n: int) -> Tensor:

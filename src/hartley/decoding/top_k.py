@@ -21,7 +21,7 @@ def top_k(k: int | Tensor) -> Rule:
     Source: Fan, Lewis & Dauphin 2018, section 5.
     """
     check_count("top_k", k)
-    return lambda head: head.keep(lambda head: first(head, k), k=k)
+    return lambda head: head.keep(lambda head: first(head, k), k=k + 1)
 
 
 def first(head: Head, k: int | Tensor) -> Tensor:

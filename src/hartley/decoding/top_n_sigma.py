@@ -1,11 +1,7 @@
 """Top-n-sigma truncation: keep the logits within n standard deviations of the largest."""
 
-import torch
-from torch import Tensor
-
 from hartley.decoding.sampler import PerRow, Rule, column, truncation
 from hartley.info.checks import check_positive
-from hartley.info.head import Head
 
 
 @truncation
@@ -22,19 +18,4 @@ def top_n_sigma(n: PerRow) -> Rule:
     """
     check_positive("top_n_sigma", n)
 
-    return lambda head: head.above(head.max_log_prob - column(n) * _deviation(head) * head.scale[:, None])
-
-
-def _deviation(head: Head) -> Tensor:
-    """Population standard deviation ``[B, 1]`` of the logits that are left."""
-    if head.restricted:
-        values, left = head.logits.gather(-1, head.tokens), head.filled
-    else:
-        values = head.logits
-        if bool((head.known > 0).all()) and bool(values.isfinite().all()):
-            return values.std(-1, correction=0, keepdim=True)
-        left = values > -torch.inf
-    values = values.masked_fill(~left, 0.0)
-    count = left.sum(-1, keepdim=True)
-    mean = values.sum(-1, keepdim=True) / count
-    return (((values - mean) * left) ** 2).sum(-1, keepdim=True).div(count).sqrt()
+    return lambda head: head.above(head.max_log_prob - column(n) * head.deviation()[:, None])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hartley.info.checks import check_logits
+from hartley.info.checks import check_logits, row_name
 from hartley.info.kernels import kernels_for
 from hartley.info.kernels.reference import Facts, Kept
 
@@ -42,7 +42,7 @@ class Head:
     log_probs: Tensor  # [B, K]: exact, whatever K is
     known: Tensor  # [B] int64: how many tokens of the row are listed
     complete: Tensor  # [B] bool: no token outside the list has any probability
-    logsumexp: Tensor  # [B]: of ``logits * scale``, over the whole row
+    logsumexp: Tensor  # [B] float64: of ``logits * scale``, over the tokens that are left
     entropy: Tensor  # [B] nats
     varentropy: Tensor  # [B] nats^2
     restricted: bool  # tokens were removed: the list is all there is
@@ -168,6 +168,12 @@ class Head:
         """Mask, for :meth:`keep`, of the tokens nearest to ``level [B]`` nats that hold ``mass [B]``, with ties."""
         return self._kernels.nearest(self.log_probs, self.known, level, mass)
 
+    def deviation(self) -> Tensor:
+        """Population standard deviation of the log-probabilities of all tokens that are left, nats ``[B]``."""
+        if self.restricted:
+            return kernels_for(self.log_probs).deviation(self.log_probs)
+        return (self._kernels.deviation(self.logits) * self.scale).to(self.log_probs.dtype)
+
     def temper(self, temperature: float | Tensor) -> Head:
         """Divide the log-probabilities by a temperature (positive, one value or ``[B]``) and renormalise."""
         inverse = 1.0 / torch.as_tensor(temperature, dtype=torch.float64, device=self.logits.device)
@@ -175,9 +181,10 @@ class Head:
         if self.restricted:
             log_probs = (self.log_probs * inverse.reshape(-1, 1)).to(self.log_probs.dtype)
             kept = self._kernels.restrict(self.tokens, log_probs, self.filled, self.known)
-            return replace(self._replaced(kept), scale=scale)
+            return replace(self, scale=scale, logsumexp=self.logsumexp * inverse)._replaced(kept)
         passed = self._kernels.statistics(self.logits, scale)
-        log_probs = (self.log_probs + self.logsumexp[:, None]) * inverse.reshape(-1, 1) - passed.logsumexp[:, None]
+        values = self.logits.gather(-1, self.tokens).masked_fill(~self.filled, -torch.inf)
+        log_probs = values * scale[:, None] - passed.logsumexp[:, None]
         return replace(
             self,
             scale=scale,
@@ -209,6 +216,8 @@ class Head:
         return self._replaced(self._kernels.restrict(self.tokens, self.log_probs, mask, self.known))
 
     def _replaced(self, kept: Kept) -> Head:
+        if not bool(kept.known.all()):
+            raise ValueError(f"a rule must keep at least one token; none is left{row_name(kept.known == 0)}")
         return replace(
             self,
             tokens=kept.tokens,
@@ -222,22 +231,26 @@ class Head:
             _origin=self.origin,
         )
 
-    def draw(self, seeds: Tensor) -> tuple[Tensor, Facts]:
-        """Draw one token a row, and say what is known of it.
+    def draw(self, seeds: Tensor) -> Tensor:
+        """Draw one token a row, int64 ``[B]``.
 
         ``seeds [B]`` int64: the draw is a function of the distribution and the row's seed alone, and two truncations of
         one distribution give the same token whenever both keep it.
         """
-        kernels = self._kernels
+        if self.restricted:
+            return self._kernels.race(self.tokens, self.log_probs, self.known, seeds)
+        return self._kernels.race_all(self.logits, self.scale, self.index, seeds)
+
+    def facts(self, token: Tensor) -> Facts:
+        """What is known of one token a row, int64 ``[B]``, drawn or given; ``log_prob`` is -inf for a removed one."""
         own = self.origin.logsumexp
         if self.restricted:
-            kept = (self.tokens, self.log_probs, self.known)
-            token = kernels.race(*kept, seeds)
-            return token, kernels.describe(self.logits, own, token, kept)
-        token = kernels.race_all(self.logits, self.scale, self.index, seeds)
-        facts = kernels.describe(self.logits, own, token, None)
-        log_prob = (own - facts.surprisal) * self.scale - self.logsumexp
-        return token, facts._replace(log_prob=log_prob.to(own.dtype))
+            return self._kernels.describe(
+                self.logits, self.index, own, token, (self.tokens, self.log_probs, self.known)
+            )
+        facts = self._kernels.describe(self.logits, self.index, own, token, None)
+        value = self.logits.gather(-1, token[:, None]).squeeze(-1)
+        return facts._replace(log_prob=(value * self.scale - self.logsumexp).to(value.dtype))
 
 
 def _fit(lists: Tensor, width: int, empty: float) -> Tensor:

@@ -50,8 +50,9 @@ def _load_cpu() -> ModuleType:
             cpu.largest(logits, passed.index, torch.tensor([40, 40]), ones, passed.logsumexp)
             cpu.depth(logits, passed.index, ones, passed.logsumexp, ones / 2)
             cpu.nearest(listed.log_probs, listed.known, -passed.entropy, ones / 2)
+            cpu.deviation(logits)
             cpu.race_all(logits, ones, passed.index, seeds)
-            cpu.describe(logits, passed.logsumexp, cpu.race(*kept, seeds), kept)
+            cpu.describe(logits, passed.index, passed.logsumexp, cpu.race(*kept, seeds), kept)
         finally:
             timer.cancel()
         _cpu = cpu

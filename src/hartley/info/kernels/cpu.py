@@ -71,8 +71,8 @@ def _exp(x):
 
 
 @njit(parallel=True, cache=True, fastmath=_REASSOCIATE)
-def _statistics(logits, inverse_temperature, run_max, out):
-    """Write max, logsumexp, entropy and varentropy into ``out [4, B]``, and the largest logit of each run."""
+def _statistics(logits, inverse_temperature, run_max, log_sum, out):
+    """Write ``log_sum``; max, entropy and varentropy into ``out [3, B]``; and the largest logit of each run."""
     rows, size = logits.shape
     blocks = (size + BLOCK - 1) // BLOCK
     part = np.empty((rows, blocks, 4), np.float64)
@@ -118,7 +118,7 @@ def _statistics(logits, inverse_temperature, run_max, out):
         part[row, block, 2] = s1
         part[row, block, 3] = s2
     for row in range(rows):
-        scale = np.float64(np.float32(inverse_temperature[row]))
+        scale = inverse_temperature[row]
         top = -np.inf
         for block in range(blocks):
             m = part[row, block, 0]
@@ -130,7 +130,7 @@ def _statistics(logits, inverse_temperature, run_max, out):
             out[0, row] = top
             out[1, row] = np.nan
             out[2, row] = np.nan
-            out[3, row] = np.nan
+            log_sum[row] = np.nan
             continue
         s0 = 0.0
         s1 = 0.0
@@ -148,9 +148,9 @@ def _statistics(logits, inverse_temperature, run_max, out):
             s2 += part[row, block, 3] * w + 2.0 * shift * b1 + shift * shift * b0
         mean = s1 / s0
         out[0, row] = top
-        out[1, row] = top * scale + np.log(s0)
-        out[2, row] = np.log(s0) - mean
-        out[3, row] = max(s2 / s0 - mean * mean, 0.0)
+        out[1, row] = np.log(s0) - mean
+        out[2, row] = max(s2 / s0 - mean * mean, 0.0)
+        log_sum[row] = top * scale + np.log(s0)
 
 
 @njit(inline="always")
@@ -233,38 +233,50 @@ def _floor(run_max, counts, k):
     return np.float32(-np.inf)
 
 
+@njit(cache=True)
+def _drop_ties(keys, wanted):
+    """Pack to the front the keys above the lowest logit, and as many at it as are wanted, by id.
+
+    A flat row would otherwise sort its whole vocabulary to list a few.
+    """
+    lowest = keys[0] >> np.uint64(32)
+    for key in keys:
+        lowest = max(lowest, key >> np.uint64(32))
+    above = 0
+    for key in keys:
+        above += (key >> np.uint64(32)) < lowest
+    level = wanted - above
+    n = 0
+    for i in range(keys.size):
+        key = keys[i]
+        if (key >> np.uint64(32)) < lowest:
+            keys[n] = key
+            n += 1
+        elif level > 0:
+            keys[n] = key
+            n += 1
+            level -= 1
+    return n
+
+
 @njit(parallel=True, cache=True)
 def _largest(logits, bits, run_max, floor, k, scale, log_sum, tokens, log_probs, known):
     for row in prange(logits.shape[0]):
         wanted = k[row]
         size = logits.shape[1]
         bound = floor[row]
-        above = 0
-        level = 0
-        for run in range(run_max.shape[1]):
-            if run_max[row, run] >= bound:
-                for i in range(run * RUN, min(run * RUN + RUN, size)):
-                    x = logits[row, i]
-                    above += x > bound
-                    level += x == bound
-        if bound == -np.inf:
-            level = 0  # a removed token is never listed
-        level = min(level, max(wanted - above, 0))
-        keys = np.empty(above + level, np.uint64)
+        keys = np.empty(size, np.uint64)  # pages past the last key are never touched
         n = 0
-        taken = 0
         for run in range(run_max.shape[1]):
             if run_max[row, run] >= bound:
                 for i in range(run * RUN, min(run * RUN + RUN, size)):
                     x = logits[row, i]
-                    if x > bound:
+                    if x >= bound and x > -np.inf:
                         keys[n] = _falling_key(bits[row, i], i)
                         n += 1
-                    elif x == bound and taken < level:
-                        keys[n] = _falling_key(bits[row, i], i)
-                        n += 1
-                        taken += 1
-        keys = _sort_keys(keys)
+        if n > wanted:
+            n = _drop_ties(keys[:n], wanted)
+        keys = _sort_keys(keys[:n])
         n = min(n, wanted)
         known[row] = n
         for j in range(n):
@@ -288,6 +300,8 @@ def _restrict(tokens, log_probs, mask, known, out_tokens, out_log_probs, out):
                 top = max(top, log_probs[row, j])
                 n += 1
         known[row] = n
+        if n == 0:
+            continue
         s0 = 0.0
         s1 = 0.0
         s2 = 0.0
@@ -354,12 +368,12 @@ def _nearest(log_probs, known, level, mass, mask):
             below = aim - log_probs[row, right] if right < n else np.float32(np.inf)
             if above < below:
                 reach = above
-                held += np.exp(np.float64(log_probs[row, left]))
+                held += _exp(max(log_probs[row, left], _TINY))
                 mask[row, left] = True
                 left -= 1
             else:
                 reach = below
-                held += np.exp(np.float64(log_probs[row, right]))
+                held += _exp(max(log_probs[row, right], _TINY))
                 mask[row, right] = True
                 right += 1
         while left >= 0 and log_probs[row, left] - aim <= reach:
@@ -387,7 +401,11 @@ def _race(tokens, log_probs, known, seeds, out):
         seed = np.uint64(seeds[row])
         for j in range(known[row]):
             u = _uniform(seed, tokens[row, j])
-            p = np.exp(np.float64(log_probs[row, j]))
+            p = (
+                np.float64(_exp(log_probs[row, j]))
+                if log_probs[row, j] > _TINY
+                else np.exp(np.float64(log_probs[row, j]))
+            )
             if p > best * u:  # the noise is at least u, so what fails here cannot win, and its logarithm is spared
                 score = p / -np.log1p(-u)
                 if score > best:
@@ -430,33 +448,60 @@ def _race_all(logits, scale, run_max, seeds, out):
 
 
 @njit(parallel=True, cache=True)
-def _describe(logits, log_sum, token, whole, tokens, log_probs, known, out, counts):
+def _describe(logits, run_max, log_sum, token, whole, tokens, log_probs, known, out, counts):
     rows, size = logits.shape
     for row in prange(rows):
         own = logits[row, token[row]]
         rank = 1
-        finite = 0
-        for i in range(size):
-            x = logits[row, i]
-            rank += x > own
-            finite += x > -np.inf
-        for i in range(token[row]):
-            rank += logits[row, i] == own
+        for run in range(run_max.shape[1]):
+            if run_max[row, run] >= own:
+                for i in range(run * RUN, min(run * RUN + RUN, size)):
+                    rank += logits[row, i] > own or (logits[row, i] == own and i < token[row])
         surprisal = log_sum[row] - own
         out[1, row] = surprisal
         counts[0, row] = rank
         if whole:
+            finite = 0
+            for i in range(size):
+                finite += logits[row, i] > -np.inf
             out[0, row] = -surprisal
             out[2, row] = 1.0
             counts[1, row] = finite
         else:
             mass = 0.0
+            out[0, row] = -np.inf
             for j in range(known[row]):
-                mass += np.exp(np.float64(logits[row, tokens[row, j]] - log_sum[row]))
+                mass += _exp(min(max(np.float32(logits[row, tokens[row, j]] - log_sum[row]), _TINY), np.float32(0.0)))
                 if tokens[row, j] == token[row]:
                     out[0, row] = log_probs[row, j]
             out[2, row] = min(mass, 1.0)
             counts[1, row] = known[row]
+
+
+@njit(parallel=True, cache=True, fastmath=_REASSOCIATE)
+def _deviation(logits, out):
+    rows, size = logits.shape
+    for row in prange(rows):
+        pivot = logits[row, 0] if logits[row, 0] > -np.inf else np.float32(0.0)
+        count = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        for begin in range(0, size, STRIP):
+            a0 = np.float32(0.0)
+            a1 = np.float32(0.0)
+            a2 = np.float32(0.0)
+            for i in range(begin, min(begin + STRIP, size)):
+                x = logits[row, i]
+                inside = x > -np.inf
+                difference = x - pivot if inside else np.float32(0.0)
+                a0 += np.float32(1.0) if inside else np.float32(0.0)
+                a1 += difference
+                a2 += difference * difference
+            count += a0
+            s1 += a1
+            s2 += a2
+        mean = s1 / count
+        out[row] = np.sqrt(max(s2 / count - mean * mean, 0.0))
 
 
 _NO_COUNTS = np.zeros(BINS, np.int32)
@@ -488,9 +533,10 @@ def statistics(logits: Tensor, scale: Tensor) -> Statistics:
     """See :func:`hartley.info.kernels.reference.statistics`."""
     rows, size = logits.shape
     run_max = np.empty((rows, -(-size // RUN)), np.float32)
-    out = np.empty((4, rows), np.float32)
-    _statistics(logits.numpy(), scale.numpy(), run_max, out)
-    top, log_sum, entropy, varentropy = out
+    log_sum = np.empty(rows)
+    out = np.empty((3, rows), np.float32)
+    _statistics(logits.numpy(), scale.numpy(), run_max, log_sum, out)
+    top, entropy, varentropy = out
     return Statistics(
         torch.from_numpy(top),
         torch.from_numpy(log_sum),
@@ -550,13 +596,20 @@ def nearest(log_probs: Tensor, known: Tensor, level: Tensor, mass: Tensor) -> Te
     return torch.from_numpy(mask)
 
 
+def deviation(logits: Tensor) -> Tensor:
+    """See :func:`hartley.info.kernels.reference.deviation`."""
+    out = torch.empty(logits.shape[0])
+    _deviation(logits.numpy(), out.numpy())
+    return out
+
+
 def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> Kept:
     """See :func:`hartley.info.kernels.reference.restrict`."""
     rows, width = tokens.shape
     kept = np.empty((rows, width), np.int64)
     kept_log_probs = np.empty((rows, width), np.float32)
     count = np.empty(rows, np.int64)
-    out = np.empty((3, rows), np.float32)
+    out = np.zeros((3, rows), np.float32)
     kept_mask, length = mask.numpy(), known.numpy()
     _restrict(tokens.numpy(), log_probs.numpy(), kept_mask, count, kept, kept_log_probs, out)
     width = max(count.max(), 1)
@@ -586,14 +639,17 @@ def race_all(logits: Tensor, scale: Tensor, index: Index, seeds: Tensor) -> Tens
     return out
 
 
-def describe(logits: Tensor, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None) -> Facts:
+def describe(
+    logits: Tensor, index: Index, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None
+) -> Facts:
     """See :func:`hartley.info.kernels.reference.describe`."""
     rows = logits.shape[0]
     out = np.empty((3, rows), np.float32)
     counts = np.empty((2, rows), np.int64)
-    tokens, log_probs, known = kept if kept is not None else (token[:, None], log_sum[:, None], token)
+    tokens, log_probs, known = kept if kept is not None else (token[:, None], logits[:1], token)  # the last are unused
     _describe(
         logits.numpy(),
+        index.run_max,
         log_sum.numpy(),
         token.numpy(),
         kept is None,

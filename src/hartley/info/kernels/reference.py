@@ -111,6 +111,14 @@ def nearest(log_probs: Tensor, known: Tensor, level: Tensor, mass: Tensor) -> Te
     return (kept | everything[:, None]) & filled
 
 
+def deviation(logits: Tensor) -> Tensor:
+    """Population standard deviation ``[B]`` of the finite logits of each row."""
+    finite = logits > -torch.inf
+    count = finite.sum(-1, keepdim=True)
+    mean = logits.masked_fill(~finite, 0.0).sum(-1, keepdim=True) / count
+    return ((logits - mean).masked_fill(~finite, 0.0).square().sum(-1) / count.squeeze(-1)).sqrt()
+
+
 def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> Kept:
     """Keep the slots where ``mask [B, K]`` is true (and filled), in their order, renormalised."""
     mask = mask & (log_probs > -torch.inf)
@@ -156,7 +164,9 @@ def race_all(logits: Tensor, scale: Tensor, index: Any, seeds: Tensor) -> Tensor
     return race(tokens, (logits - logits.amax(-1, keepdim=True)) * scale[:, None], known, seeds)
 
 
-def describe(logits: Tensor, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None) -> Facts:
+def describe(
+    logits: Tensor, index: Any, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None
+) -> Facts:
     """Facts of the drawn tokens; ``kept`` is (tokens, log_probs, known) of the set drawn from, None for the vocabulary.
 
     For the whole vocabulary ``log_prob`` is the model's own, at temperature 1.
