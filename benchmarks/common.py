@@ -14,7 +14,16 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("hartley", "torch", "numpy", "numba", "transformers", "onnxruntime-genai", "onnxruntime", "llama-cpp-python")
+PACKAGES = (
+    "hartley",
+    "torch",
+    "numpy",
+    "numba",
+    "transformers",
+    "onnxruntime-genai",
+    "onnxruntime",
+    "llama-cpp-python",
+)
 
 
 def machine() -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One full sampling step (statistics, cut, draw, entropy and varentropy) beside transformers' warper + softmax + multinomial.
+"""One full sampling step (statistics, cut, draw) beside transformers' warper + softmax + multinomial.
 
-`python -m benchmarks.samplers [--quick]`. Milliseconds a step, medians, everything timed in turn in one run; ratios to torch's own
-logsumexp over the same logits, which is the least anybody pays.
+`python -m benchmarks.samplers [--quick]`. Milliseconds a step, medians, everything timed in turn in one run; ratios to
+torch's own logsumexp over the same logits, which is the least anybody pays.
 """
 
 import sys
@@ -48,11 +48,11 @@ SAMPLERS: dict[str, tuple[Sampler, Callable[[Tensor, Tensor], Tensor] | None]] =
 
 def recorded(rows: int) -> Tensor:
     """Next-token logits of the default model over a public-domain text, ``[rows, 49152]``."""
-    from benchmarks.text import excerpt
     from hartley.engines import open_engine
+    from hartley.papers.texts import passages
 
     engine = open_engine("smollm2")
-    ids = engine.tokenizer.encode(excerpt())
+    ids = engine.tokenizer.encode("\n\n".join(passages()))
     logits = engine.score(ids[: 8 * rows])
     return logits[8 - 1 :: 8][:rows].float().contiguous()
 
