@@ -135,11 +135,8 @@ def main(quick: bool) -> None:
     console = Console(width=100)
     console.print(table)
     step = share["model_ms"] + share["sampling_ms"]
-    console.print(
-        f"A step of the default engine: {step:.2f} ms, of it sampling {share['sampling_ms']:.2f} ms "
-        f"({share['sampling_ms'] / step:.1%}), of that the head {share['statistics_ms']:.2f} ms
-        " f"({share['statistics_ms'] / step:.1%})."
-    )
+    parts = ", ".join(f"{name[:-3]} {ms:.2f} ms ({ms / step:.1%})" for name, ms in share.items())
+    console.print(f"A step of the default engine, {step:.2f} ms: {parts}; sampling contains the statistics.")
     if not quick:
         print(write("decoding", rows, unit="tokens a second, median of 3", step=share))
 
