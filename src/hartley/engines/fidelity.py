@@ -1,0 +1,42 @@
+"""How far an engine's distribution is from the exact one, measured on a text, and the record of that measurement."""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from hartley.engines.protocol import Engine, logits_of
+
+
+class Fidelity(NamedTuple):
+    """An engine against a reference on the tokens of one text."""
+
+    kl: float  #: mean KL(reference || engine), nats a token
+    standard_error: float  #: of that mean
+    largest: float  #: KL at the worst token, nats
+    agreement: float  #: fraction of tokens after which both find the same next token most probable
+    tokens: int
+
+
+def fidelity(engine: Engine, reference: Engine, ids: Sequence[int]) -> Fidelity:
+    """Compare two engines on the next-token distributions after every prefix of ``ids``; see :class:`Fidelity`.
+
+    Sums run in float64. Raises ``ValueError`` for what :func:`hartley.engines.logits_of` refuses.
+    """
+    exact, other = (logits_of(one, ids).double().log_softmax(-1) for one in (reference, engine))
+    kl = (exact.exp() * (exact - other)).sum(-1)
+    return Fidelity(
+        kl=kl.mean().item(),
+        standard_error=kl.std().item() / len(ids) ** 0.5 if len(ids) > 1 else float("nan"),
+        largest=kl.max().item(),
+        agreement=(exact.argmax(-1) == other.argmax(-1)).double().mean().item(),
+        tokens=len(ids),
+    )
+
+
+def recorded() -> dict[str, Any]:
+    """The measurement shipped with this version: the packed default model against transformers in float32.
+
+    Written by ``python -m benchmarks.fidelity``; ``rows`` has one entry of :class:`Fidelity`'s fields a dtype.
+    """
+    return json.loads(files("hartley.engines").joinpath("fidelity.json").read_text(encoding="utf-8"))

@@ -1,0 +1,122 @@
+"""The engine for everything else: any causal model of transformers, on any device, with hidden states."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hartley.models.checks import context_length, vocabulary_size
+from hartley.models.load import Model
+from hartley.models.tokenizer import Tokenizer, TokenizerLike
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TransformersEngine:
+    """A transformers model that is already loaded, with its tokenizer; :meth:`open` loads one.
+
+    Prompts of different lengths are padded on the left, masked and numbered so that the padding changes nothing, and
+    rows run together. A row's logits then differ from those it has alone by rounding (about 1e-5 in float32), so the
+    same seed gives the same text in any batch unless a draw falls in a sliver that narrow; in bfloat16 slivers are
+    wide. The onnx engine has no such exception.
+    """
+
+    name = "transformers"
+
+    def __init__(self, model: Any, tokenizer: TokenizerLike, *, model_name: str = "") -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.model_name = model_name or model.config.name_or_path or type(model).__name__
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        settings = model.config.to_dict()
+        self.vocab_size = vocabulary_size(settings)
+        self.context_length = context_length(settings)
+        known = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in known
+        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+
+    @classmethod
+    def open(cls, model: Model, dtype: str = "float32", *, device: str | None = None) -> "TransformersEngine":
+        """Load ``model`` from its safetensors files.
+
+        ``device`` is by default the first CUDA device if there is one, else the CPU. Raises ``ValueError`` for a
+        ``dtype`` other than "float32", "bfloat16" and "float16", for damaged files and for a model that needs code
+        of its own.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)} for the transformers engine, got {dtype!r}")
+        from transformers import AutoModelForCausalLM
+
+        from hartley.models.gguf import quiet
+
+        try:
+            with quiet():
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    model.directory,
+                    dtype=DTYPES[dtype],
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                )
+        except Exception as error:  # safetensors, transformers and json each have their own
+            raise ValueError(f"transformers cannot load {model.directory}: {error}") from error
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(loaded.to(place), Tokenizer(model.directory), model_name=model.name)
+
+    def start(self, prompts: Sequence[Sequence[int]], room: Sequence[int]) -> "TransformersSession":
+        """Read the prompts, padded on the left; the cache grows as needed, whatever ``room`` says."""
+        return TransformersSession(self, prompts)
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int]) -> Tensor:
+        """Logits ``[T, V]``, float32, on the CPU, of the tokens that follow each prefix of ``ids``."""
+        return self.model(torch.tensor([ids], device=self.model.device)).logits[0].float().cpu()
+
+    @torch.inference_mode()
+    def hidden_states(self, ids: Sequence[int]) -> Tensor:
+        """Hidden states ``[L + 1, T, D]``, in the model's dtype: the embedding, then the output of every layer."""
+        found = self.model(torch.tensor([ids], device=self.model.device), output_hidden_states=True).hidden_states
+        return torch.stack([layer[0] for layer in found])
+
+
+class TransformersSession:
+    """A batch with its attention mask ``[B, T]`` and its cache of keys and values."""
+
+    def __init__(self, engine: TransformersEngine, prompts: Sequence[Sequence[int]]) -> None:
+        self.engine = engine
+        longest = max(len(prompt) for prompt in prompts)
+        device = engine.model.device
+        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        self.mask = (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+        self.past: Any = None
+        self._read(ids)
+
+    def logits(self) -> Tensor:
+        """Logits ``[B, V]``, float32, of the next token of every row."""
+        return self.next.float()
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Add one token to every row."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        self._read(torch.tensor(tokens, device=self.mask.device)[:, None])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only."""
+        at = torch.tensor(rows, device=self.mask.device)
+        self.mask, self.next = self.mask[at], self.next[at]
+        self.past.batch_select_indices(at)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.past = None
+
+    @torch.inference_mode()
+    def _read(self, ids: Tensor) -> None:
+        extra: dict[str, Any] = dict(self.engine.last_only)
+        if self.engine.takes_positions:
+            extra["position_ids"] = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        out = self.engine.model(ids, attention_mask=self.mask, past_key_values=self.past, use_cache=True, **extra)
+        self.past, self.next = out.past_key_values, out.logits[:, -1]
