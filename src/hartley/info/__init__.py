@@ -1,5 +1,43 @@
-"""The mathematics everything else is built from: entropies, their estimators and bounds, and the Head of a distribution."""
+"""The mathematics the rest is built from: entropies, estimators, bounds, the Head of a distribution."""
 
+from hartley.info.bounds import Interval, entropy_bounds, top_p_size_bounds, varentropy_bounds
+from hartley.info.cross_entropy_method import Bernoulli, Categorical, CrossEntropyMethod, Gaussian
+from hartley.info.divergences import cross_entropy, js_divergence, kl_divergence, mutual_information
+from hartley.info.estimators import Estimate, grassberger, miller_madow, plugin
 from hartley.info.head import Head
+from hartley.info.measures import (
+    entropy,
+    perplexity,
+    renyi_entropy,
+    surprisal,
+    top_k_entropy,
+    top_k_mass,
+    varentropy,
+)
 
-__all__ = ["Head"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "CrossEntropyMethod",
+    "Estimate",
+    "Gaussian",
+    "Head",
+    "Interval",
+    "cross_entropy",
+    "entropy",
+    "entropy_bounds",
+    "grassberger",
+    "js_divergence",
+    "kl_divergence",
+    "miller_madow",
+    "mutual_information",
+    "perplexity",
+    "plugin",
+    "renyi_entropy",
+    "surprisal",
+    "top_k_entropy",
+    "top_k_mass",
+    "top_p_size_bounds",
+    "varentropy",
+    "varentropy_bounds",
+]

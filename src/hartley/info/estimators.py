@@ -40,7 +40,7 @@ def plugin(counts: Array, *, axis: int = -1, base: float | None = None, keepdims
     Source: Miller 1955, "Note on the Bias of Information Estimates".
     """
     n, numpy = _whole_counts(counts, axis)
-    return _estimate(n, n.clamp(min=1).log(), torch.zeros(()), numpy, axis, base, keepdims)
+    return _estimate(n, n.clamp(min=1).log(), 0.0, numpy, axis, base, keepdims)
 
 
 def miller_madow(
@@ -82,7 +82,7 @@ def grassberger(counts: Array, *, axis: int = -1, base: float | None = None, kee
     k = n.clamp(min=1)
     sign = 1 - 2 * (k % 2)
     g = torch.digamma(k) + sign / 2 * (torch.digamma((k + 1) / 2) - torch.digamma(k / 2))
-    return _estimate(n, g, torch.zeros(()), numpy, axis, base, keepdims)
+    return _estimate(n, g, 0.0, numpy, axis, base, keepdims)
 
 
 def _whole_counts(counts: Array, axis: int) -> tuple[Tensor, bool]:
@@ -96,7 +96,7 @@ def _whole_counts(counts: Array, axis: int) -> tuple[Tensor, bool]:
 
 
 def _estimate(
-    n: Tensor, log_n: Tensor, correction: Tensor, numpy: bool, axis: int, base: float | None, keepdims: bool
+    n: Tensor, log_n: Tensor, correction: Tensor | float, numpy: bool, axis: int, base: float | None, keepdims: bool
 ) -> Estimate[Array]:
     total = n.sum(-1)
     p = n / total.unsqueeze(-1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hartley.info.checks import check_count, check_non_negative
-from hartley.info.distribution import Array, give, read, shannon, tensor_of
+from hartley.info.distribution import Array, give, normalised, read, shannon, tensor_of
 
 
 def entropy(
@@ -221,8 +221,8 @@ def top_k_entropy(
     """
     check_count("k", k)
     rows = read(axis, logits=logits, log_probs=log_probs, probs=probs, counts=counts)
-    log_p = rows.log_probs.topk(min(k, rows.probs.shape[-1]), -1).values.log_softmax(-1)
-    return give(shannon(log_p, log_p.exp()), rows.numpy, axis, keepdims, base)
+    top = rows.log_probs.topk(min(k, rows.probs.shape[-1]), -1).values
+    return give(shannon(*normalised(top)), rows.numpy, axis, keepdims, base)
 
 
 def _renyi(order: float, log_p: Tensor, p: Tensor) -> Tensor:
