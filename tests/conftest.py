@@ -1,5 +1,10 @@
 """Shared settings: one Hypothesis profile, two threads, and markers that skip with a reason."""
 
+import os
+
+# Threads that wait by spinning starve each other on a busy machine; read when torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import hypothesis
 import pytest
 import torch
