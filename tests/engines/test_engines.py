@@ -21,7 +21,7 @@ def test_prompts_in_a_batch_go_on_as_they_would_alone(engine):
     session = engine.start(PROMPTS, [8] * 3)
     texts = [list(prompt) for prompt in PROMPTS]
     rows = [0, 1, 2]
-    for turn in range(6):
+    for turn in range(5):
         logits = session.logits()
         assert logits.shape == (len(rows), engine.vocab_size)
         assert logits.dtype == torch.float32
@@ -33,7 +33,7 @@ def test_prompts_in_a_batch_go_on_as_they_would_alone(engine):
             torch.testing.assert_close(single.logits()[0], logits[place], **close)
             torch.testing.assert_close(logits_of(engine, texts[row])[-1], logits[place], **close)
             single.close()
-        if turn == 3:
+        if turn == 2:
             rows = [2, 0]  # fewer, and in another order
             session.keep(rows)
             logits = logits[rows]
@@ -58,10 +58,12 @@ def test_a_prompt_longer_than_a_chunk_is_read_whole(engine):
 def test_the_packed_model_is_the_model(engine, tiny):
     ids = torch.randint(3, 260, (200,), generator=torch.Generator().manual_seed(1)).tolist()
     reference = TransformersEngine(tiny_model(seed=1), engine.tokenizer)
-    difference = (logits_of(engine, ids) - logits_of(reference, ids)).abs().max()
-    assert difference < ROUNDING[engine.dtype]
+    expected = logits_of(reference, ids)
+    error = (logits_of(engine, ids) - expected).std() / expected.std()
     if engine.dtype == "int8":
-        assert difference > 1e-3  # it is what it says
+        assert 1e-3 < error < 0.1  # it is what it says
+    else:
+        assert error < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_a_disk_that_fills_up_while_packing_leaves_nothing(tiny, tmp_path, monke
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))  # the builder's process inherits it
     try:
-        with pytest.raises(OSError, match="packing .* failed: .*File too large"):
+        with pytest.raises(OSError, match=r"packing .* failed: .*File too large"):
             model.packed_directory("float32")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -167,7 +169,8 @@ def test_a_damaged_packed_model_says_what_to_remove(tiny, tmp_path, monkeypatch)
 def test_the_runtime_reports_nothing_to_its_maker(tiny, tmp_path):
     tiny.packed_directory("float32")
     script = (
-        "import sys\nfrom pathlib import Path\nfrom hartley.engines import open_engine\nfrom hartley.models import Model\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from hartley.engines import open_engine\nfrom hartley.models import Model\n"
         "engine = open_engine(Model('tiny', Path(sys.argv[1]), Path(sys.argv[2])), 'onnx', 'float32')\n"
         "print(engine.score([5, 6]).shape[1])\nassert 'transformers' not in sys.modules\n"
     )

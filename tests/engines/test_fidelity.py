@@ -60,7 +60,7 @@ def test_the_default_model_writes_the_same_text_in_any_batch():
     samplers = [temperature(0.8), mirostat(2, tau=4.0), chain(temperature(1.5), top_k(20))]
     prompts = [engine.tokenizer.chat("What is entropy?"), "Call me", "Once upon a time there was a"]
     requests = [
-        Request(prompt, sampler, max_tokens=20 + 4 * i, seed=i)
+        Request(prompt, sampler, max_tokens=8 + 2 * i, seed=i)
         for i, (prompt, sampler) in enumerate(zip(prompts, samplers, strict=True))
     ]
     together = list(generate(engine, requests))

@@ -31,13 +31,13 @@ def test_a_bad_value_is_named(check, value, message):
 
 @pytest.mark.parametrize("value", ["0.5", None, True, [0.5], object()])
 def test_what_is_no_number_is_a_type_error(value):
-    with pytest.raises(TypeError, match="^p must be a number"):
+    with pytest.raises(TypeError, match=r"^p must be a number"):
         checks.check_fraction("p", value)
 
 
 @pytest.mark.parametrize("value", [1.0, np.float64(2.0), torch.tensor([1.0])])
 def test_a_count_is_an_integer(value):
-    with pytest.raises(TypeError, match="^k must be a whole number"):
+    with pytest.raises(TypeError, match=r"^k must be a whole number"):
         checks.check_count("k", value)
 
 

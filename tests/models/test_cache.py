@@ -85,7 +85,8 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     target, log = tmp_path / "model", tmp_path / "log"
     process = start(target, log, 60)
-    assert process.stdout and process.stdout.readline() == "begun\n"
+    assert process.stdout
+    assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not target.exists()

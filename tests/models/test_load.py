@@ -59,7 +59,8 @@ def test_a_gguf_file_becomes_the_same_model(gguf, tmp_path):
 
     said: list[str] = []
     model = load(gguf, progress=said.append)
-    assert len(said) == 1 and "tiny.gguf" in said[0]
+    assert len(said) == 1
+    assert "tiny.gguf" in said[0]
     expected = write_gguf(tmp_path / "again.gguf")
     found = AutoModelForCausalLM.from_pretrained(model.directory, use_safetensors=True)
     assert found.config.eos_token_id == 2
@@ -115,7 +116,8 @@ def test_a_conversion_killed_halfway_is_made_again(gguf, tmp_path):
         "load(sys.argv[1], progress=lambda message: (print(message, flush=True), time.sleep(60)))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(gguf)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout and "Converting" in process.stdout.readline()
+    assert process.stdout
+    assert "Converting" in process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.wait()
     (left,) = (tmp_path / "cache" / "models").glob("*/*.part-*")
@@ -168,7 +170,7 @@ def test_pickled_weights_are_refused(damaged):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
@@ -200,7 +202,7 @@ def test_a_missing_default_model_says_how_to_get_it(monkeypatch):
 
 
 def test_a_dtype_that_cannot_be_packed_is_named(folder):
-    with pytest.raises(ValueError, match="int8, float32.*'int4'"):
+    with pytest.raises(ValueError, match=r"int8, float32.*'int4'"):
         load(folder).packed_directory("int4")
 
 

@@ -69,12 +69,12 @@ class TransformersEngine:
         """Read the prompts, padded on the left; the cache grows as needed, whatever ``room`` says."""
         return TransformersSession(self, prompts)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, ids: Sequence[int]) -> Tensor:
         """Logits ``[T, V]``, float32, on the CPU, of the tokens that follow each prefix of ``ids``."""
         return self.model(torch.tensor([ids], device=self.model.device)).logits[0].float().cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def hidden_states(self, ids: Sequence[int]) -> Tensor:
         """Hidden states ``[L + 1, T, D]``, in the model's dtype: the embedding, then the output of every layer."""
         found = self.model(torch.tensor([ids], device=self.model.device), output_hidden_states=True).hidden_states

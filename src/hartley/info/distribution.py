@@ -83,7 +83,8 @@ def tensor_of(name: str, value: Any) -> tuple[Tensor, bool]:
         array = np.asarray(value)
         if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise TypeError(f"{name} must be an array of real numbers (at most 64 bits); got dtype {array.dtype}")
-        x, numpy = torch.as_tensor(np.require(array, requirements=["C", "W"])), True
+        shareable = array.flags.writeable and array.flags.c_contiguous and all(stride >= 0 for stride in array.strides)
+        x, numpy = torch.as_tensor(array if shareable else array.copy()), True
     if x.is_complex():
         raise TypeError(f"{name} must be an array of real numbers; got dtype {x.dtype}")
     return x, numpy

@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple
 import torch
 from torch import Tensor
 
+from hartley.info.checks import row_name
 from hartley.info.distribution import Array, give, read, tensor_of
 
 
@@ -64,11 +65,12 @@ def miller_madow(
 
 
 def grassberger(counts: Array, *, axis: int = -1, base: float | None = None, keepdims: bool = False) -> Estimate[Array]:
-    """Return ln n - sum n_i G(n_i) / n, whose bias falls exponentially in each expected count instead of as 1/n.
+    """Return ln n - sum n_i G(n_i) / n, where G stands for the logarithm and undoes its bias at small counts.
 
-    G(k) = psi(k) + (-1)^k / 2 (psi((k + 1) / 2) - psi(k / 2)) stands for ln k. Takes, returns and refuses what `plugin`
-    does. The choice of the three when many outcomes were seen only a few times; it is still low when many were never
-    seen.
+    G(k) = psi(k) + (-1)^k / 2 (psi((k + 1) / 2) - psi(k / 2)). For Poisson counts the bias of each outcome falls
+    exponentially in its expected count (instead of costing 1 / 2n each); when n was fixed beforehand, 1 / 2n is left
+    over, upwards, however many outcomes there are. The choice of the three when many were seen only a few times; it is
+    low when many were never seen, and can be slightly below 0. Takes, returns and refuses what `plugin` does.
 
     >>> import numpy as np
     >>> value, stderr = grassberger(np.array([30, 10]))
@@ -91,7 +93,8 @@ def _whole_counts(counts: Array, axis: int) -> tuple[Tensor, bool]:
     n = tensor_of("counts", counts)[0].movedim(axis, -1).double()
     fractional = n != n.round()
     if bool(fractional.any()):
-        raise ValueError(f"counts must be whole numbers; got {float(n[fractional][0])}")
+        got = f"{float(n[fractional][0])}{row_name(fractional.any(-1))}"
+        raise ValueError(f"counts must be whole numbers; got {got}")
     return n, rows.numpy
 
 

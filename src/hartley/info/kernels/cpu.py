@@ -329,7 +329,7 @@ def _restrict(tokens, log_probs, mask, known, out_tokens, out_log_probs, out):
         shift = np.float32(log_mass)
         for j in range(n):
             out_log_probs[row, j] -= shift
-        for j in range(n, tokens.shape[1]):
+        for j in range(n, out_tokens.shape[1]):
             out_tokens[row, j] = 0
             out_log_probs[row, j] = -np.inf
 
@@ -482,26 +482,26 @@ def _describe(logits, run_max, log_sum, token, whole, tokens, log_probs, known, 
 def _deviation(logits, out):
     rows, size = logits.shape
     for row in prange(rows):
-        pivot = logits[row, 0] if logits[row, 0] > -np.inf else np.float32(0.0)
         count = 0.0
-        s1 = 0.0
-        s2 = 0.0
+        total = 0.0
         for begin in range(0, size, STRIP):
             a0 = np.float32(0.0)
             a1 = np.float32(0.0)
+            for i in range(begin, min(begin + STRIP, size)):
+                inside = logits[row, i] > -np.inf
+                a0 += np.float32(1.0) if inside else np.float32(0.0)
+                a1 += logits[row, i] if inside else np.float32(0.0)
+            count += a0
+            total += a1
+        mean = np.float32(total / count)
+        square = 0.0
+        for begin in range(0, size, STRIP):
             a2 = np.float32(0.0)
             for i in range(begin, min(begin + STRIP, size)):
-                x = logits[row, i]
-                inside = x > -np.inf
-                difference = x - pivot if inside else np.float32(0.0)
-                a0 += np.float32(1.0) if inside else np.float32(0.0)
-                a1 += difference
+                difference = logits[row, i] - mean if logits[row, i] > -np.inf else np.float32(0.0)
                 a2 += difference * difference
-            count += a0
-            s1 += a1
-            s2 += a2
-        mean = s1 / count
-        out[row] = np.sqrt(max(s2 / count - mean * mean, 0.0))
+            square += a2
+        out[row] = np.sqrt(square / count)
 
 
 _NO_COUNTS = np.zeros(BINS, np.int32)
@@ -527,6 +527,11 @@ class Index:
         part = Index(self.run_max[chosen.numpy()])
         part._counts = None if self._counts is None else self._counts[chosen.numpy()]
         return part
+
+
+def _packed(tensor: Tensor) -> Any:
+    """An expanded tensor as an array of the one layout that the kernels are compiled for."""
+    return np.ascontiguousarray(tensor.numpy())
 
 
 def statistics(logits: Tensor, scale: Tensor) -> Statistics:
@@ -585,14 +590,14 @@ def _list(logits: Tensor, index: Index, floor: Any, wanted: Any, scale: Tensor, 
 def depth(logits: Tensor, index: Index, scale: Tensor, log_sum: Tensor, mass: Tensor) -> Tensor:
     """See :func:`hartley.info.kernels.reference.depth`; from a histogram, so a little more than the least."""
     out = torch.empty(logits.shape[0], dtype=torch.int64)
-    _depth(index.counts(logits), index.run_max, scale.numpy(), log_sum.numpy(), mass.numpy(), out.numpy())
+    _depth(index.counts(logits), index.run_max, scale.numpy(), log_sum.numpy(), _packed(mass), out.numpy())
     return out
 
 
 def nearest(log_probs: Tensor, known: Tensor, level: Tensor, mass: Tensor) -> Tensor:
     """See :func:`hartley.info.kernels.reference.nearest`."""
     mask = np.empty(log_probs.shape, np.bool_)
-    _nearest(log_probs.numpy(), known.numpy(), level.numpy(), mass.numpy(), mask)
+    _nearest(log_probs.numpy(), known.numpy(), level.numpy(), _packed(mass), mask)
     return torch.from_numpy(mask)
 
 
@@ -605,18 +610,21 @@ def deviation(logits: Tensor) -> Tensor:
 
 def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> Kept:
     """See :func:`hartley.info.kernels.reference.restrict`."""
-    rows, width = tokens.shape
+    rows = tokens.shape[0]
+    kept_mask, length = _packed(mask), known.numpy()
+    width = max(np.count_nonzero(kept_mask, axis=1).max(), 1)
     kept = np.empty((rows, width), np.int64)
     kept_log_probs = np.empty((rows, width), np.float32)
     count = np.empty(rows, np.int64)
     out = np.zeros((3, rows), np.float32)
-    kept_mask, length = mask.numpy(), known.numpy()
     _restrict(tokens.numpy(), log_probs.numpy(), kept_mask, count, kept, kept_log_probs, out)
-    width = max(count.max(), 1)
+    if count.max() < width:  # the mask held empty slots
+        width = max(count.max(), 1)
+        kept, kept_log_probs = np.ascontiguousarray(kept[:, :width]), np.ascontiguousarray(kept_log_probs[:, :width])
     log_mass, entropy, varentropy = out
     return Kept(
-        torch.from_numpy(kept[:, :width]),
-        torch.from_numpy(kept_log_probs[:, :width]),
+        torch.from_numpy(kept),
+        torch.from_numpy(kept_log_probs),
         torch.from_numpy(count),
         torch.from_numpy(log_mass),
         torch.from_numpy(entropy),

@@ -1,0 +1,106 @@
+"""The pages in a real browser: Debian's Chromium, headless."""
+
+import shutil
+
+import pytest
+
+from hartley.report import compare_page, measures, tokens_page
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Open a page and return it; at the end nothing may have been loaded, refused or run."""
+    seen = []
+    contexts = []
+
+    def show(text, **context):
+        file = tmp_path / "page.html"
+        file.write_text(text, encoding="utf-8")
+        contexts.append(browser.new_context(**context))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: seen.append(message.text))
+        page.on("pageerror", lambda error: seen.append(str(error)))
+        page.on("dialog", lambda dialog: (seen.append(dialog.message), dialog.dismiss()))
+        page.on(
+            "request", lambda request: seen.append(request.url) if not request.url.startswith(("file:", "data:")) else 0
+        )
+        page.goto(file.as_uri())
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert seen == []
+
+
+def test_alternatives_show_on_hover_and_on_focus(show, run):
+    page = show(tokens_page(run))
+    third = page.locator(".t").nth(2)
+    panel = third.locator(".d")
+    assert not panel.is_visible()
+    third.hover()
+    assert panel.is_visible()
+    assert "<img src=x onerror=alert(1)>" in panel.inner_text().replace("␣", " ")
+    page.mouse.move(0, 0)
+    assert not panel.is_visible()
+    page.locator(".t").nth(1).focus()
+    page.keyboard.press("Tab")
+    assert panel.is_visible()
+    assert panel.evaluate(
+        "e => e.getBoundingClientRect().bottom <= innerHeight && e.getBoundingClientRect().right <= innerWidth"
+    )
+
+
+def test_the_strips_lead_to_the_tokens(show, run):
+    page = show(tokens_page(run))
+    page.locator(".strip .hit").nth(3).click(force=True)
+    assert page.url.endswith("#t4")
+
+
+def test_markup_stays_text(show, run):
+    page = show(tokens_page(run, prompt="<script>alert(1)</script>", title="<b>"))
+    assert page.locator("script").count() == 0
+    assert page.locator(".text img").count() == 0
+    assert "<script>alert(1)</script>" in page.locator(".text").inner_text()
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+def test_nothing_is_wider_than_the_screen(show, run, runs, width):
+    table = measures.measure(runs)
+    long = [{**run[0], "text": "x" * 400}]
+    for text in (
+        tokens_page(run + long, prompt="y" * 300),
+        compare_page(runs, table, figure=measures.figure(table, "svg")),
+    ):
+        page = show(text, viewport={"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_page_follows_the_colour_scheme(show, run):
+    grounds = [
+        show(tokens_page(run), color_scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor")
+        for scheme in ("light", "dark")
+    ]
+    assert grounds == ["rgb(251, 251, 249)", "rgb(20, 22, 26)"]
+
+
+def test_the_figure_of_a_comparison_is_drawn(show, runs):
+    table = measures.measure(runs)
+    page = show(compare_page(runs, table, figure=measures.figure(table, "svg")))
+    assert page.locator("img.figure").evaluate("e => e.decode().then(() => e.naturalWidth)") > 100
