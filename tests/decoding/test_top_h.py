@@ -75,7 +75,7 @@ def test_four_tokens():
 
 
 @pytest.mark.parametrize(
-    ("s", "paper", "transformers", "uncapped"),
+    ("s", "paper", "theirs", "uncapped"),
     [(1.05, 31, 9, 248), (1.1, 25, 8, 142), (1.2, 15, 6, 50), (1.5, 5, 4, 6)],
 )
 def test_zipf_table(s, paper, theirs, uncapped):

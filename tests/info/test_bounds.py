@@ -130,6 +130,24 @@ def scan(known, cap, rest, unseen, steps):
     return plain_varentropy(*((one, x) for x in known), (a * one, cap * one), (one, y), (others * one, z))
 
 
+def test_least_varentropy_over_all_counts():
+    """An improbable drawn token pulls the best number of equal shares away from the fewest that fit."""
+    rng = np.random.default_rng(7)
+    more_than_fewest = 0
+    for _ in range(60):
+        cap, drawn = rng.uniform(0.02, 0.3), rng.uniform(0.001, 0.02)
+        rest, unseen = 1 - cap - drawn, int(1.02 / cap) + int(rng.integers(0, 40))
+        j = np.arange(math.ceil(rest / cap), unseen + 1)
+        full = int(rest / cap)
+        one = np.ones(len(j))
+        flat = plain_varentropy((one, cap * one), (one, drawn * one), (j, rest / j))
+        packed = plain_varentropy((1, cap), (1, drawn), (full, cap), (1, rest - full * cap))
+        more_than_fewest += flat.argmin() > 0 and flat.min() < packed
+        low = varentropy_bounds(np.log([cap]), unseen + 2, math.log(drawn)).low
+        assert low == pytest.approx(min(packed, flat.min()), abs=1e-12)
+    assert more_than_fewest > 10
+
+
 def test_greatest_varentropy_over_all_pieces():
     """The proof looks at four values of a; here all of them are."""
     rng = np.random.default_rng(5)

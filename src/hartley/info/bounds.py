@@ -242,7 +242,7 @@ def _least_varentropy(given: _Given) -> Tensor:
     packed = _varentropy(given.known, (full, given.cap[..., None]), (torch.ones_like(left), left))
     rest = given.rest[..., None]
     best = rest * (_entr(given.known).sum(-1, keepdim=True) / (1 - rest)).exp()
-    j = torch.maximum(torch.cat((best.floor(), best.ceil()), -1), torch.where(left > 0, full + 1, full))
+    j = torch.maximum(torch.cat((best.floor(), best.ceil()), -1), full + 1)
     j = torch.minimum(j, given.unseen[..., None]).clamp(min=1)
     return torch.cat((packed, _varentropy(given.known, (j, rest / j))), -1).amin(-1)
 

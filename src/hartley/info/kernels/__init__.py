@@ -34,7 +34,7 @@ def _load_cpu() -> ModuleType:
         if _cpu is not None:
             return _cpu
         note = "hartley: compiling its CPU kernels, once on this machine (about 20 s)\n"
-        timer = threading.Timer(2.0, lambda: (sys.stderr.write(note), sys.stderr.flush()))
+        timer = threading.Timer(6.0, lambda: (sys.stderr.write(note), sys.stderr.flush()))
         timer.daemon = True
         timer.start()
         try:
