@@ -19,7 +19,7 @@ from hartley.decoding import Sampler, top_p
 from hartley.engines import Request, generate, open_engine
 from hartley.info import Head
 from hartley.models import load
-from hartley.models.load import _default_file
+from hartley.models.load import default_file
 
 PROMPT = "The lighthouse keeper had not spoken to anyone for three weeks when"
 
@@ -59,7 +59,7 @@ def llama(tokens: int) -> Callable[[], int]:
     """llama.cpp on the GGUF file as it came."""
     import llama_cpp
 
-    model = llama_cpp.Llama(str(_default_file()), n_threads=2, n_threads_batch=2, n_ctx=512, verbose=False)
+    model = llama_cpp.Llama(str(default_file()), n_threads=2, n_threads_batch=2, n_ctx=512, verbose=False)
     end = {str(model.token_eos()): -100.0}
 
     def run() -> int:

@@ -36,7 +36,7 @@ DISTINCT: dict[str, Callable[[int, torch.Generator], Tensor]] = {
 }
 
 
-def law(*drawn: st.SearchStrategy[Any], examples: int = 40) -> Callable[[Any], Any]:
+def law(*drawn: st.SearchStrategy[Any], examples: int = 25) -> Callable[[Any], Any]:
     """``@given`` for what must hold of every distribution, on as many as a fast suite can afford."""
     return lambda test: settings(max_examples=examples)(given(*drawn)(test))
 

@@ -15,7 +15,7 @@ def test_env_tells_versions_hardware_cache_and_fidelity(hartley, monkeypatch, tm
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert found["default model"]["cache"] == str(tmp_path)
     assert "not yet" in found["default model"]["converted"]
-    assert "KL" in found["fidelity of the default engine"]["onnx int8"]
+    assert "KL" in found["fidelity of the default engine"]["onnx int8, Moby Dick"]
     (tmp_path / "models" / "smollm2-0" / "onnx-int8").mkdir(parents=True)
     text = hartley("env").out
     assert "onnx-int8" in text

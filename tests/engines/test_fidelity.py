@@ -39,16 +39,16 @@ def test_an_engine_agrees_with_itself(tiny):
 
 
 def test_the_record_keeps_what_was_promised():
-    rows = {row["dtype"]: row for row in recorded()["rows"]}
-    assert rows["int8"]["kl"] < 0.01
-    assert rows["float32"]["kl"] < 1e-6
+    bounds = {"int8": 0.01, "float32": 1e-6}
+    for row in recorded()["rows"]:
+        assert row["kl"] < bounds[row["dtype"]]
 
 
 @pytest.mark.model
 def test_the_record_is_true_of_the_default_model(moby_dick):
     reference = open_engine("smollm2", "transformers", "float32", device="cpu")
     ids = reference.tokenizer.encode(moby_dick)[:300]
-    for row in recorded()["rows"]:
+    for row in (row for row in recorded()["rows"] if row["text"] == "Moby Dick"):
         found = fidelity(open_engine("smollm2", "onnx", row["dtype"]), reference, ids)
         assert found.kl < 1.5 * row["kl"] + 1e-9
         assert found.agreement > row["agreement"] - 0.05

@@ -70,7 +70,7 @@ def test_only_the_rows_asked_for_are_widened(logits, k, seed):
 @law(rows(), temperatures, st.integers(1, 300))
 def test_temper_divides_and_renormalises(logits, t, k):
     head = Head.of(logits, k).temper(t)
-    true, order = in_order(logits.double() / t)
+    true, _ = in_order(logits.double() / t)
     width = head.tokens.shape[1]
     scale = 1 + (logits.nan_to_num(neginf=0.0).abs().max() / t).item()
     torch.testing.assert_close(

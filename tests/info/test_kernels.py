@@ -44,7 +44,7 @@ def assert_statistics(logits, scale, fast, slow):
         torch.testing.assert_close(got.varentropy.double(), true.varentropy, atol=1e-5, rtol=1e-5)
 
 
-@law(rows(), scales, examples=150)
+@law(rows(), scales, examples=80)
 def test_statistics(logits, scale):
     assert_statistics(logits, *both(logits, scale))
 
@@ -98,7 +98,7 @@ def listed_alike(fast, slow):
         assert torch.equal(one, other)
 
 
-@law(rows(), st.lists(st.integers(1, 6000), min_size=3, max_size=3), scales, examples=150)
+@law(rows(), st.lists(st.integers(1, 6000), min_size=3, max_size=3), scales, examples=80)
 def test_largest_is_exact_ties_included(logits, k, scale):
     scale, fast, slow = both(logits, scale)
     k = torch.tensor(k)[: len(logits)]
@@ -116,7 +116,7 @@ def test_signed_zeros_are_tied():
         assert got.tokens[0, : min(k, 4)].tolist() == [0, 1, 2, 3][:k]
 
 
-@law(rows(), st.floats(-30.0, 0.0), scales, examples=100)
+@law(rows(), st.floats(-30.0, 0.0), scales, examples=60)
 def test_above_lists_all_that_reach_the_level_and_little_more(logits, level, scale):
     scale, fast, slow = both(logits, scale)
     log_probs = logits * scale[:, None] - slow.logsumexp[:, None]
@@ -132,7 +132,7 @@ def test_above_lists_all_that_reach_the_level_and_little_more(logits, level, sca
         assert torch.equal(listed.log_probs, again.log_probs)
 
 
-@law(rows(), st.floats(0.01, 0.9999), scales, examples=100)
+@law(rows(), st.floats(0.01, 0.9999), scales, examples=60)
 def test_depth_is_enough_within_the_reach_of_the_histogram(logits, mass, scale):
     scale, fast, slow = both(logits, scale)
     masses = torch.full((len(logits),), mass, dtype=torch.float64)
@@ -145,7 +145,7 @@ def test_depth_is_enough_within_the_reach_of_the_histogram(logits, mass, scale):
     assert (cpu.depth(logits, fast.index, scale, slow.logsumexp, masses) <= logits.shape[1]).all()
 
 
-@law(rows(), st.floats(0.01, 1.0), st.floats(-12.0, 0.0), examples=150)
+@law(rows(), st.floats(0.01, 1.0), st.floats(-12.0, 0.0), examples=80)
 def test_nearest(logits, mass, level):
     scale, _, slow = both(logits, 1.0)
     listed = reference.largest(logits, None, torch.full((len(logits),), 500), scale, slow.logsumexp)
@@ -160,7 +160,7 @@ def test_nearest(logits, mass, level):
         assert distance[row][odd].unique().numel() == 1
 
 
-@law(rows(), seeds(), st.floats(0.0, 1.0), examples=100)
+@law(rows(), seeds(), st.floats(0.0, 1.0), examples=60)
 def test_restrict(logits, seed, share):
     generator = torch.Generator().manual_seed(seed)
     scale, _, slow = both(logits, 1.0)
@@ -200,7 +200,7 @@ def test_split_mix_gives_its_published_sequence():
     assert [split_mix(0, i) for i in range(3)] == [(z >> 11) / 2**53 for z in first]
 
 
-@law(rows(), seeds(), scales, examples=100)
+@law(rows(), seeds(), scales, examples=60)
 def test_races_have_one_winner(logits, seed, scale):
     own = (torch.arange(len(logits)) + seed // 2).long()
     scale, fast, slow = both(logits, scale)
@@ -212,7 +212,7 @@ def test_races_have_one_winner(logits, seed, scale):
         assert torch.equal(kernels.race(listed.tokens, listed.log_probs, listed.known, own), winner)
 
 
-@law(rows(), seeds(), st.integers(1, 400), examples=100)
+@law(rows(), seeds(), st.integers(1, 400), examples=60)
 def test_describe(logits, seed, k):
     scale, fast, slow = both(logits, 1.0)
     token = torch.randint(logits.shape[1], (len(logits),), generator=torch.Generator().manual_seed(seed))

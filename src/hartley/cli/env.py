@@ -96,10 +96,10 @@ def _fidelity() -> dict[str, Any]:
 
     record = recorded()
     found: dict[str, Any] = {
-        f"onnx {row['dtype']}": f"KL {row['kl']:.2g} nats a token (worst {row['largest']:.2g}), "
+        f"onnx {row['dtype']}, {row['text']}": f"KL {row['kl']:.2g} nats a token (worst {row['largest']:.2g}), "
         f"same likeliest token at {row['agreement']:.1%} of {row['tokens']} tokens"
         for row in record["rows"]
     }
     machine = record["machine"]
-    found["measured against"] = f"{record['reference']} on {record['text']}, {machine['cpu']}, {machine['date']}"
+    found["measured against"] = f"{record['reference']}, {machine['cpu']}, {machine['date']}"
     return found

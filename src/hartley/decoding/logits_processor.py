@@ -30,9 +30,7 @@ def as_logits_processor(sampler: Sampler, eos_token_id: int | Sequence[int] | No
     (tensor([2]), tensor([2.0794]))
     """
     if not isinstance(sampler, Sampler):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(
-            f"as_logits_processor takes a sampler, such as top_p(0.9) or parse('top_p=0.9'); got {sampler!r}"
-        )
+        raise TypeError(f"as_logits_processor takes a sampler, such as top_p(0.9); got {sampler!r}")
     return SamplerProcessor(sampler, eos_token_id)
 
 
@@ -89,9 +87,7 @@ class SamplerProcessor:
         return self._seen is not None and torch.equal(ids, self._seen)
 
     def _goes_on(self, ids: Tensor) -> bool:
-        return (
-            self._seen is not None and ids.shape[1] == self._seen.shape[1] + 1 and torch.equal(ids[:, :-1], self._seen)
-        )
+        return self._seen is not None and ids.shape[1] > 0 and torch.equal(ids[:, :-1], self._seen)
 
     def _refuse_other_histories(self, ids: Tensor) -> None:
         """Beam search reorders the rows, assisted decoding takes tokens back: both leave the prompt as it was."""

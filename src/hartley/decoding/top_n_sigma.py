@@ -11,6 +11,7 @@ def top_n_sigma(n: PerRow) -> Rule:
     A temperature before it changes nothing: logits and deviation scale together. ``n`` is positive, one value or one
     per row ``[B]``. Raises ``ValueError`` otherwise.
 
+    >>> import torch
     >>> top_n_sigma(1.0).mask(torch.tensor([[4.0, 3.5, 0.0, 0.0]]))
     tensor([[4.0000, 3.5000,   -inf,   -inf]])
 

@@ -136,7 +136,7 @@ class Head:
         return head.restrict(mask)
 
     def depth(self, mass: float | Tensor) -> Tensor:
-        """About how many tokens, most probable first, hold a ``mass`` in (0, 1]: never too few; int64 ``[B]``."""
+        """About how many tokens, most probable first, hold a ``mass`` in (0, 1]: a guess for :meth:`keep`."""
         mass = torch.as_tensor(mass, dtype=torch.float64, device=self.logits.device).expand(self.known.shape)
         return self._kernels.depth(self.logits, self.index, self.scale, self.logsumexp, mass)
 

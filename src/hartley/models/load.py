@@ -72,7 +72,7 @@ def load(name_or_path: str | os.PathLike[str] = DEFAULT, *, progress: Progress =
         raise TypeError(f"name_or_path must be a str or a path, got {name_or_path!r}")
     name = os.fspath(name_or_path)
     if name == DEFAULT:
-        return _convert(DEFAULT, _default_file(), _default_fingerprint(), progress)
+        return _convert(DEFAULT, default_file(), _default_fingerprint(), progress)
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder(path.name, path.resolve(), progress)
@@ -134,7 +134,7 @@ def _download(name: str, progress: Progress) -> Path:
         raise OSError(f"cannot download {name!r} from the Hugging Face hub: {error}") from error
 
 
-def _default_file() -> Path:
+def default_file() -> Path:
     # The package is only a carrier: importing it would import a llama.cpp binding that is not needed.
     spec = importlib.util.find_spec(MODULE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -152,4 +152,4 @@ def _default_fingerprint() -> str:
         for file in importlib.metadata.files(PACKAGE) or []:
             if file.name == FILE and file.hash:
                 return file.hash.value
-    return f"{FILE} {_default_file().stat().st_size}"
+    return f"{FILE} {default_file().stat().st_size}"

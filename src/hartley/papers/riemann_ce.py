@@ -33,24 +33,32 @@ PAPER = Paper(
     year=2024,
     arxiv="2409.19790",
     claim="The cross-entropy method needs fewer samples than crude Monte Carlo for the same error on a rare event and "
-    "locates known zeros of zeta to eight places; and cutting whole chains by their joint probability finds more "
-    "probable chains than cutting each step, for the same number of tokens.",
+    "locates known zeros of zeta to eight places; top-p on the joint probability of k chains finds more probable chains "
+    "and more right answers than top-p on each step.",
     where=("hartley.info.CrossEntropyMethod", "hartley.decoding.path_top_p"),
 )
 
 TARGET = 0.05  # relative error, one standard deviation, that samples are counted to
 FINAL = 10_000  # samples of the estimate itself
 SIGMAS = 3  # standard errors that a judged row must clear
+MORE = "above 0 (no figure given)"
 START = 10  # the first zero is at 14.13
 ZERO = 1e-6  # |zeta| of what counts as found
 TOP_P = 0.9
 EXAMPLES = """\
-2 + 5: start at 2, count 5 more: 3, 4, 5, 6, 7. Answer 7.
-6 + 3: start at 6, count 3 more: 7, 8, 9. Answer 9.
-8 + 4: start at 8, count 4 more: 9, 10, 11, 12. Answer 12.
+Question: 2 + 5
+Reasoning: Two plus five is seven.
+Answer: 7
+
+Question: 8 + 4
+Reasoning: Eight plus four is twelve.
+Answer: 12
+
+Question: 3 + 6
+Reasoning: Three plus six is nine.
+Answer: 9
+
 """
-
-
 SEED = 0  # runs, trees and questions count up from it
 
 
@@ -79,8 +87,8 @@ def reproduce(scale: Scale) -> Evidence:
     it says nothing about any other, and nothing here bears on the hypothesis in the paper's title.
 
     The second draws chains from random trees, planted so that the likeliest first token leads to flat continuations and
-    the best chain is known; then, at small scale, it adds one-digit numbers step by step with the default model. The
-    rival at each K is the most probable of K ordinary top-p samples, which costs the same tokens. For this half the
+    the best chain is known; then, at small scale, it adds one-digit numbers in words with the default model. The rivals
+    are one ordinary top-p sample, and the most probable of K of them, which cost the same tokens. For this half the
     paper's abstract gives no figures, and its formulas were not available to us: that a chain is scored by the sum of
     its log-probabilities is our reading.
     """
@@ -317,13 +325,13 @@ class PlantedTree:
 class Addition:
     """One question of one-digit addition for a language model, after three worked examples."""
 
-    depth: int = 40  # tokens an answer may have
+    depth: int = 24  # tokens an answer may have
 
     def __init__(self, engine: TransformersEngine, ends: frozenset[int], a: int, b: int) -> None:
         self.engine = engine
         self.ends = ends
         self.right = a + b
-        self.prompt = tuple(engine.tokenizer.encode(f"{EXAMPLES}{a} + {b}:"))
+        self.prompt = tuple(engine.tokenizer.encode(f"{EXAMPLES}Question: {a} + {b}\nReasoning:"))
 
     def model(self) -> NextLogits:
         """The model with its own cache."""
@@ -365,64 +373,60 @@ def compare(problem: Problem, k: int, seed: int, ways: Sequence[str] = (JOINT, S
 def independent(problem: Problem, k: int, generator: torch.Generator) -> list[Path]:
     """K ordinary top-p samples, run as one batch."""
     model, sampler = problem.model(), top_p(TOP_P)
-    rows, parents = torch.tensor([problem.prompt] * k), torch.arange(k)
+    rows = torch.tensor([problem.prompt])
+    logits, parents = model(rows, torch.zeros(1, dtype=torch.long)), torch.zeros(k, dtype=torch.long)
     scores = torch.zeros(k, dtype=torch.float64)
     ends = torch.tensor(sorted(problem.ends), dtype=rows.dtype)
     paths: list[Path] = []
-    for step in range(problem.depth):
-        draw, _ = sampler.step(model(rows, parents), None, generator)
-        rows = torch.cat([rows, draw.token[:, None]], dim=1)
+    while True:
+        draw, _ = sampler.step(logits[parents], None, generator)
+        rows = torch.cat([rows[parents], draw.token[:, None]], dim=1)
         scores = scores - draw.surprisal
-        over = torch.isin(draw.token, ends) | (step == problem.depth - 1)
-        for row, score in zip(rows[over].tolist(), scores[over].tolist(), strict=True):
-            paths.append(Path(tuple(row[len(problem.prompt) :]), score, 1 / k, finished=row[-1] in problem.ends))
-        parents = (~over).nonzero().squeeze(1)
-        rows, scores = rows[parents], scores[parents]
+        ended = torch.isin(draw.token, ends)
+        over = ended | (rows.shape[1] - len(problem.prompt) == problem.depth)
+        for row, score, end in zip(rows[over].tolist(), scores[over].tolist(), ended[over].tolist(), strict=True):
+            paths.append(Path(tuple(row[len(problem.prompt) :]), score, 1 / k, end))
+        rows, scores, parents = rows[~over], scores[~over], parents[~over]
         if len(rows) == 0:
-            break
-    return paths
+            return paths
+        logits, parents = model(rows, parents), torch.arange(len(rows))
 
 
 def ask_default_model(questions: int, widths: Sequence[int]) -> dict[int, list[dict[str, Best]]]:
     """Put one-digit additions to the default model, by K."""
     engine = TransformersEngine.open(load(), device="cpu")
     tokenizer = engine.tokenizer
-    ends = tokenizer.stop_ids | {tokenizer.encode("\n")[-1]}
+    ends = tokenizer.stop_ids | {tokenizer.encode("7\n\n")[-1]}
     rng = np.random.default_rng(SEED)
     asked = [Addition(engine, ends, int(a), int(b)) for a, b in rng.integers(1, 10, size=(questions, 2))]
     return {k: [compare(q, k, SEED + i, (JOINT, STEPS)) for i, q in enumerate(asked)] for k in widths}
 
 
-def paired(found: list[dict[str, Best]], field: int) -> tuple[float, float]:
-    """Path-level top-p less the best of K samples, problem by problem: mean and standard error."""
-    apart = np.array([float(way[JOINT][field]) - float(way[STEPS][field]) for way in found])
-    return float(apart.mean()), float(apart.std(ddof=1) / math.sqrt(len(apart)))
-
-
 def chain_rows(where: str, found: dict[int, list[dict[str, Best]]], judge_answers: bool) -> list[Row]:
-    """One path is ordinary top-p either way; more are compared with as many samples."""
+    """K paths against one ordinary top-p sample, and against K of them, which cost the same tokens."""
+
+    def apart(k: int, rival: int, field: int) -> tuple[float, float]:
+        gains = [float(a[JOINT][field]) - float(b[STEPS][field]) for a, b in zip(found[k], found[rival], strict=True)]
+        return float(np.mean(gains)), float(np.std(gains, ddof=1) / math.sqrt(len(gains)))
+
     rows: list[Row] = []
-    for k, problems in found.items():
+    for k in found:
         if k == 1:
             continue
-        nats, error = paired(problems, 0)
-        right, spread = paired(problems, 1)
-        says = "above 0 (no figure given)"
-        better = right > SIGMAS * spread if judge_answers else None
-        rows += [
-            Row(
-                f"{where}, K = {k}: best chain, gain over {k} samples", says, nats, "nats", nats > SIGMAS * error, error
-            ),
-            Row(f"{where}, K = {k}: right answers, gain", says, 100 * right, "points", better, 100 * spread),
-        ]
+        for rival, of in ((1, "one top-p sample"), (k, f"the best of {k} top-p samples")):
+            nats, error = apart(k, rival, 0)
+            name = f"{where}, {k} paths: log-probability above that of {of}"
+            rows.append(Row(name, MORE, nats, "nats", nats > SIGMAS * error, error))
+        right, error = apart(k, 1, 1)
+        better = right > SIGMAS * error if judge_answers else None
+        name = f"{where}, {k} paths: right answers above those of one top-p sample"
+        rows.append(Row(name, MORE, 100 * right, "percentage points", better, 100 * error))
     return rows
 
 
 def draw(rare: dict[str, Rare], on_trees: dict[int, list[dict[str, Best]]], best: float) -> Figure:
     """Cost of a rare event; the search closing in on a zero; chains found, and right answers, by K."""
-    with figure(
-        2, 2, title="Cross-entropy tilts towards what is rare; joint mass keeps what is likely", height=9.6
-    ) as (
+    with figure(2, 2, title="Tilting makes rare events cheap; more paths find likelier chains", height=9.6) as (
         fig,
         [cost, closing, chains, answers],
     ):
