@@ -108,6 +108,23 @@ def test_k_of_zipf_laws(s, mu):
     assert int((mirostat(1, mu=float(mu)).mask(logits) > -torch.inf).sum()) == round(real)
 
 
+@pytest.mark.parametrize(
+    ("compat", "ratios", "size"), [("paper", 99, 300), ("official", 100, 50_000), ("llama.cpp", 99, 300)]
+)
+def test_mode_1_cuts_where_the_fitted_law_reaches_mu(compat, ratios, size):
+    """The steps of the method written out, with what each variant counts and rounds."""
+    logits = 2 * torch.randn(20, 300, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    logits[:, 100:] -= 30.0  # the 100th ratio is one of its own
+    got = (mirostat(1, mu=7.0, compat=compat).mask(logits) > -torch.inf).sum(-1).tolist()
+    ranks = torch.arange(1, ratios + 2, dtype=torch.float64)
+    for row, k in zip(in_order(logits)[0], got, strict=True):
+        t, b = (ranks[1:] / ranks[:-1]).log(), row[:ratios] - row[1 : ratios + 1]
+        s = ((t * b).sum() / (t * t).sum()).item()
+        real = ((s - 1) * 2**7.0 / (1 - size ** (1 - s))) ** (1 / s)
+        expected = {"paper": round(real), "official": round(real) + 1, "llama.cpp": math.floor(real)}[compat]
+        assert k == min(max(expected, 1), 300)
+
+
 def test_an_exponent_of_one_is_the_limit_of_its_neighbours():
     mu = torch.tensor([9.0, 9.0, 9.0]).double()
     k = zipf_cut(torch.tensor([1 - 2e-6, 1.0, 1 + 2e-6]).double(), mu, 50_000)

@@ -85,7 +85,7 @@ def test_log_sum_inequality(a, b):
     assert close(left, right + a.sum() * kl_divergence(counts=a, q_counts=b))
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(normal(4), normal(4, positive), channels(4, 3))
 def test_data_processing_of_divergences(p, q, channel):
     """No channel makes two distributions easier to tell apart."""
@@ -94,14 +94,14 @@ def test_data_processing_of_divergences(p, q, channel):
     assert after <= before + 1e-12
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(normal((3, 4)), channels(4, 3))
 def test_data_processing_of_information(joint, channel):
     """X - Y - Z: Z knows no more of X than Y does."""
     assert mutual_information(probs=joint @ channel) <= mutual_information(probs=joint) + 1e-12
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(normal((3, 4)), normal((3, 4), positive))
 def test_chain_rule_of_divergence(p, q):
     """KL of the pair = KL of the first + mean KL of the second given the first."""
@@ -109,7 +109,7 @@ def test_chain_rule_of_divergence(p, q):
     assert close(kl(p.ravel(), q.ravel()), kl(p.sum(1), q.sum(1)) + given_first)
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(normal(5), normal(5), normal(5))
 def test_jensen_shannon_is_the_square_of_a_bounded_metric(p, q, r):
     pq, qr, pr = (js_divergence(probs=a, q_probs=b) for a, b in ((p, q), (q, r), (p, r)))
@@ -228,7 +228,7 @@ def test_gradients_of_information():
 
 
 @each_pair
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(p=normal(4), q=normal(4, positive))
 def test_forms_and_kinds_agree(divergence, p, q):
     expected = divergence(probs=p, q_probs=q)
@@ -261,7 +261,7 @@ def test_result_dtype_is_the_wider(divergence):
 
 
 @each_pair
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(p=normal(4), q=normal(4, positive), base=st.floats(1.5, 10))
 def test_base_divides_by_its_logarithm(divergence, p, q, base):
     assert close(divergence(probs=p, q_probs=q, base=base), divergence(probs=p, q_probs=q) / math.log(base))

@@ -289,7 +289,7 @@ def test_gradients_of_zero_probabilities_are_zero(measure):
 
 
 @each_measure
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(p=distributions(3, 9))
 def test_forms_and_kinds_agree(measure, p):
     with np.errstate(divide="ignore"):
@@ -345,7 +345,7 @@ def test_a_single_row_gives_a_numpy_scalar():
 
 def test_views_of_every_kind_are_read_and_left_alone():
     x = np.random.default_rng(1).normal(size=(6, 8))
-    assert entropy(counts=x[:1, 0][::-1] ** 2) == 0  # one element is contiguous however it is strided
+    assert entropy(counts=(x**2)[:1, 0][::-1]) == 0  # one element is contiguous however it is strided
     x.flags.writeable = False
     assert close(entropy(logits=x[::-1, ::-2]), entropy(logits=np.array(x[::-1, ::-2])))
     t = torch.randn(6, 8)

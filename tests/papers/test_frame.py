@@ -159,7 +159,7 @@ def test_a_module_is_named_after_its_slug(toy):
 @pytest.fixture
 def tree(tmp_path):
     (tmp_path / "docs" / "papers").mkdir(parents=True)
-    (tmp_path / "README.md").write_text(f"# Toy\n\n{pages.BEGIN}\nold\n{pages.END}\n\nend\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(f"# Toy\n\n{pages.BEGIN}\nstale text\n{pages.END}\n\nend\n", encoding="utf-8")
     return tmp_path
 
 
@@ -185,7 +185,7 @@ def test_pages_are_written_and_checked(toy, tree, monkeypatch, capsys):
     readme = (tree / "README.md").read_text(encoding="utf-8")
     assert readme.startswith("# Toy\n")
     assert readme.endswith("end\n")
-    assert "old" not in readme
+    assert "stale text" not in readme
     assert "[A \\[toy\\] paper](docs/papers/toy-paper.md)" in readme
     assert pages.last("toy-paper", tree).verdict == "holds"
 
@@ -201,9 +201,12 @@ def test_a_readme_without_its_markers_is_an_error(toy, tree):
 
 
 def test_figures_want_both_labels():
-    with pytest.raises(ValueError, match="axis 1 lacks one"), figure(1, 2, title="t") as (_, axes):
-        axes[0].set(xlabel="step", ylabel="entropy (nats)")
-        axes[1].set(xlabel="step")
+    half = figure(1, 2, title="t")
+    _, axes = half.__enter__()
+    axes[0].set(xlabel="step", ylabel="entropy (nats)")
+    axes[1].set(xlabel="step")
+    with pytest.raises(ValueError, match="axis 1 lacks one"):
+        half.__exit__(None, None, None)
     with figure(title="t") as (_, [axis]):
         axis.set_axis_off()
 

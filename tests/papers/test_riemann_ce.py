@@ -78,7 +78,7 @@ def test_a_planted_tree_is_a_distribution_whose_best_chain_is_known():
 
 def test_a_single_path_is_ordinary_top_p():
     """Both ways draw the first token of the tree alike: a chi-square of 5 degrees of freedom, false alarm 1e-6."""
-    tree, n = PlantedTree(1), 400
+    tree, n = PlantedTree(1), 200
     tree.depth = 1
     first = np.exp(tree.tables[0][0])
     order = np.argsort(-first)

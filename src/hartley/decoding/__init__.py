@@ -1,10 +1,14 @@
 """Sampling: turn a model's distribution into the one a token is drawn from, and say what was drawn."""
 
+from hartley.decoding.conformance import check_sampler
 from hartley.decoding.cutoffs import epsilon_cutoff, eta_cutoff
 from hartley.decoding.draw import Draw
 from hartley.decoding.entropy_top_k import entropy_to_k, entropy_top_k
+from hartley.decoding.in_context_navigation import InContextNavigator
+from hartley.decoding.logits_processor import as_logits_processor
 from hartley.decoding.min_p import min_p
 from hartley.decoding.mirostat import mirostat
+from hartley.decoding.path_top_p import path_top_p
 from hartley.decoding.sampler import Sampler, Truncation, chain, sampler, truncation
 from hartley.decoding.temperature import temperature
 from hartley.decoding.text import parse
@@ -16,9 +20,12 @@ from hartley.decoding.typical_p import typical_p
 
 __all__ = [
     "Draw",
+    "InContextNavigator",
     "Sampler",
     "Truncation",
+    "as_logits_processor",
     "chain",
+    "check_sampler",
     "entropy_to_k",
     "entropy_top_k",
     "epsilon_cutoff",
@@ -26,6 +33,7 @@ __all__ = [
     "min_p",
     "mirostat",
     "parse",
+    "path_top_p",
     "sampler",
     "temperature",
     "top_h",

@@ -33,7 +33,7 @@ class Draw(NamedTuple):
 
     @classmethod
     def of(cls, head: Head, token: Tensor) -> Draw:
-        """What ``head`` says of one token a row, int64 ``[B]``, whoever chose it; log_prob is -inf for a removed one."""
+        """What ``head`` says of one token a row, int64 ``[B]``, whoever chose it; log_prob -inf if removed."""
         model, facts = head.origin, head.facts(token)
         return cls(
             token,

@@ -29,14 +29,10 @@ def top_h(alpha: PerRow, rule: Literal["paper", "partial"] = "paper", top_n: int
     check_fraction("top_h", alpha)
     check_one_of("top_h_rule", rule, ("paper", "partial"))
     if rule == "partial":
-        return lambda head: head.keep(lambda head: _partial(head, alpha, top_n), k=top_n + 1)
-    return lambda head: head.keep(lambda head: _paper(head, alpha), k=_guess(head, alpha))
-
-
-def _terms(head: Head) -> tuple[Tensor, Tensor]:
-    log_probs = head.log_probs.double()
-    probs = log_probs.exp()
-    return probs, probs * log_probs.masked_fill(probs == 0, 0.0)
+        return lambda head: head.widen(k=top_n + 1).keep(lambda head: _partial(head, alpha, top_n))
+    # All of the entropy keeps all of the tokens, whatever the sums round to
+    share = torch.where(torch.as_tensor(alpha) >= 1, 2.0, torch.as_tensor(alpha) * (1 + ROUNDING))
+    return lambda head: head.keep(lambda head: _paper(head, share), k=lambda head: _guess(head, alpha))
 
 
 def _guess(head: Head, alpha: PerRow) -> Tensor:
@@ -44,18 +40,19 @@ def _guess(head: Head, alpha: PerRow) -> Tensor:
     return (4.0 * (alpha * head.entropy.double()).exp()).clamp(max=head.logits.shape[1]).long()
 
 
-def _paper(head: Head, alpha: PerRow) -> Tensor:
-    probs, terms = _terms(head)
+def _paper(head: Head, share: Tensor) -> Tensor:
+    log_probs = head.log_probs.double()
+    probs = log_probs.exp()
     mass = probs.cumsum(-1)
-    entropy = mass.log() - terms.cumsum(-1) / mass
-    kept = entropy <= column(alpha) * head.entropy[:, None] * (1 + ROUNDING)
-    kept[:, 0] = True
-    return (kept | (column(torch.as_tensor(alpha)) >= 1)) & head.filled
+    # An empty slot makes NaN, there and in the empty slots after it, and NaN is not kept
+    entropy = mass.log() - (probs * log_probs).cumsum(-1) / mass
+    return entropy <= (share * head.entropy)[:, None].clamp(min=ROUNDING)
 
 
 def _partial(head: Head, alpha: PerRow, top_n: int) -> Tensor:
-    probs, terms = _terms(head)
-    probs, terms = probs[:, :top_n], terms[:, :top_n]
+    log_probs = head.log_probs[:, :top_n].double()
+    probs = log_probs.exp()
+    terms = probs * log_probs.masked_fill(probs == 0, 0.0)
     mass = probs.sum(-1, keepdim=True)
     partial = mass.log() * probs.cumsum(-1) - terms.cumsum(-1)  # times the mass, which stands on both sides
     kept = partial <= column(alpha) * partial[:, -1:] * (1 + ROUNDING)

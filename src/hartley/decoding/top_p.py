@@ -29,9 +29,4 @@ def top_p(p: PerRow) -> Rule:
         before = head.cumulative() - head.log_probs.exp()
         return before < column(whole)
 
-    return lambda head: head.keep(short_of, k=needed(head, p))
-
-
-def needed(head: Head, mass: PerRow) -> Tensor | None:
-    """How many tokens to list for a ``mass``, None where the list is long enough."""
-    return head.depth(mass) if bool((head.rest > 1.0 - torch.as_tensor(mass)).any()) else None
+    return lambda head: head.keep(short_of, k=lambda head: head.depth(p))

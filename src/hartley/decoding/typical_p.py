@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from hartley.decoding.sampler import PerRow, Rule, truncation
-from hartley.decoding.top_p import needed
 from hartley.info.checks import check_fraction
 from hartley.info.head import Head
 
@@ -29,4 +28,4 @@ def typical_p(p: PerRow) -> Rule:
         return head.nearest(-head.entropy, mass.expand(head.known.shape))
 
     # The tokens left out at the top hold some of the rest, so look about half-way into it
-    return lambda head: head.keep(near, k=needed(head, (1.0 + mass) / 2.0))
+    return lambda head: head.keep(near, k=lambda head: head.depth((1.0 + mass) / 2.0))

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from hartley.info.checks import check_logits, row_name
-from hartley.info.kernels import kernels_for
+from hartley.info.kernels import kernels_for, reference
 from hartley.info.kernels.reference import Facts, Kept
 
 Mask = Callable[["Head"], Tensor]
+Guess = int | Tensor | Callable[["Head"], int | Tensor]
 
 FIRST_LOOK = 128  # tokens: the 0.9 nucleus of a language model at temperature 1 is nearly always shorter
 GROWTH = 8
@@ -118,10 +119,14 @@ class Head:
     def widen(self, rows: Tensor | None = None, k: int | Tensor | None = None) -> Head:
         """List more tokens: ``k`` (one number or ``[B]``), or eight times as many.
 
-        Only in ``rows`` (bool ``[B]``), if given. Rows that are complete stay as they are. Lists never shrink.
+        Only in ``rows`` (bool ``[B]``), if given: there the list grows even where ``k`` is too small. Rows that are
+        complete stay as they are. Lists never shrink.
         """
-        wanted = self.known * GROWTH if k is None else torch.maximum(self.known, torch.as_tensor(k).to(self.known))
-        rows = (wanted > self.known) & ~self.complete if rows is None else rows & ~self.complete
+        wanted = self.known * GROWTH
+        if k is not None:
+            deeper = torch.as_tensor(k).to(self.known).expand_as(self.known)
+            wanted = torch.where(deeper > self.known, deeper, self.known if rows is None else wanted)
+        rows = (wanted > self.known if rows is None else rows) & ~self.complete
         return self._listed(rows, "largest", wanted)
 
     def above(self, level: Tensor) -> Head:
@@ -129,11 +134,17 @@ class Head:
 
         Looks exactly as deep as that: no list is longer than it has to be.
         """
-        last = self.log_probs.gather(-1, self.known[:, None] - 1)
-        head = self._listed(((last >= level) & ~self.complete[:, None]).squeeze(-1), "above", level.squeeze(-1))
-        mask = head.log_probs >= level
-        mask[:, 0] = True
-        return head.restrict(mask)
+
+        def reach(head: Head) -> Tensor:
+            mask = head.log_probs >= level
+            mask[:, 0] = True
+            return mask
+
+        kept, more = self._try(reach)
+        if more is None:
+            return self._replaced(kept)
+        head = self._listed(more, "above", level.squeeze(-1))
+        return head.restrict(reach(head))
 
     def depth(self, mass: float | Tensor) -> Tensor:
         """About how many tokens, most probable first, hold a ``mass`` in (0, 1]: a guess for :meth:`keep`."""
@@ -162,7 +173,7 @@ class Head:
 
     @property
     def _kernels(self) -> ModuleType:
-        return kernels_for(self.logits)
+        return reference if self.index is None else kernels_for(self.logits)
 
     def nearest(self, level: Tensor, mass: Tensor) -> Tensor:
         """Mask, for :meth:`keep`, of the tokens nearest to ``level [B]`` nats that hold ``mass [B]``, with ties."""
@@ -171,7 +182,7 @@ class Head:
     def deviation(self) -> Tensor:
         """Population standard deviation of the log-probabilities of all tokens that are left, nats ``[B]``."""
         if self.restricted:
-            return kernels_for(self.log_probs).deviation(self.log_probs)
+            return self._kernels.deviation(self.log_probs)
         return (self._kernels.deviation(self.logits) * self.scale).to(self.log_probs.dtype)
 
     def temper(self, temperature: float | Tensor) -> Head:
@@ -195,21 +206,28 @@ class Head:
             _origin=self.origin,
         )
 
-    def keep(self, mask: Mask, k: int | Tensor | None = None) -> Head:
-        """Keep what ``mask(head) -> bool [B, K]`` says, renormalised; ``k`` guesses how many tokens it has to see.
+    def keep(self, mask: Mask, k: Guess | None = None) -> Head:
+        """Keep what ``mask(head) -> bool [B, K]`` says, renormalised.
 
         A mask that keeps the last listed token of a row that is not complete has not seen enough and is asked again
-        with a wider head. It must keep at least one token of each row.
+        with a wider head, at first of the ``k`` tokens that are guessed to be enough (a number, ``[B]``, or a function
+        of the head that gives them). It must keep at least one token of each row.
         """
-        head = self if k is None else self.widen(k=k)
+        head = self
         while True:
-            kept = head._kernels.restrict(head.tokens, head.log_probs, mask(head), head.known)
-            if not bool(kept.to_the_end.any()):
+            kept, more = head._try(mask)
+            if more is None:
                 return head._replaced(kept)
-            more = kept.to_the_end & ~head.complete
-            if not bool(more.any()):
-                return head._replaced(kept)
-            head = head.widen(more)
+            head = head.widen(more, k(head) if callable(k) else k)
+            k = None
+
+    def _try(self, mask: Mask) -> tuple[Kept, Tensor | None]:
+        """What a mask keeps, and the rows in which it has not seen enough, if there are any."""
+        kept = self._kernels.restrict(self.tokens, self.log_probs, mask(self), self.known)
+        if not bool(kept.to_the_end.any()):
+            return kept, None
+        more = kept.to_the_end & ~self.complete
+        return kept, more if bool(more.any()) else None
 
     def restrict(self, mask: Tensor) -> Head:
         """Keep the listed tokens where ``mask [B, K]`` is true, and no other token, renormalised."""

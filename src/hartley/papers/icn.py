@@ -344,7 +344,7 @@ def draw(found: Sequence[Found]) -> Figure:
                 marker=marker,
                 label=f"{name} the clusters of the top {k}",
             )
-        left.set(xlabel="rank of the first token", ylabel="right answers (%)", ylim=(0, None))
+        left.set(xlabel="rank of the first token", ylabel="right answers (%, ± one standard error)", ylim=(0, None))
         left.set_xticks([(first + 1 + end) / 2 for first, end in buckets], [f"{a + 1}-{b}" for a, b in buckets])
         left.legend()
         for name, color, marker in (("navigated", BLUE, "o"), ("plain", ORANGE, "s")):
@@ -355,7 +355,7 @@ def draw(found: Sequence[Found]) -> Figure:
                 marker=marker,
                 label=name,
             )
-        right.set(xlabel="probes", ylabel="distinct right answers (count)", ylim=(0, None))
+        right.set(xlabel="probes", ylabel="distinct right answers (± one standard error)", ylim=(0, None))
         right.set_xticks(range(0, PROBES + 1, PER_ROUND))
         right.legend()
     return fig

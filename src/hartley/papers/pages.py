@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     for path in sorted(orphans):
         print(f"{path.relative_to(root)} belongs to no paper")
     stale = [p for p, text in wanted.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
-    for path in stale:
+    for path in sorted(stale):
         print(f"{path.relative_to(root)} {'is not up to date' if check else 'written'}")
         if not check:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,8 @@ PAPER = Paper(
     year=2024,
     arxiv="2409.19790",
     claim="The cross-entropy method needs fewer samples than crude Monte Carlo for the same error on a rare event and "
-    "locates known zeros of zeta to eight places; top-p on the joint probability of k chains finds more probable chains "
-    "and more right answers than top-p on each step.",
+    "locates known zeros of zeta to eight places; top-p on the joint probability of K chains finds more probable "
+    "chains and more right answers than top-p on each step.",
     where=("hartley.info.CrossEntropyMethod", "hartley.decoding.path_top_p"),
 )
 

@@ -51,6 +51,7 @@ def _load_cpu() -> ModuleType:
             cpu.depth(logits, passed.index, ones, passed.logsumexp, ones / 2)
             cpu.nearest(listed.log_probs, listed.known, -passed.entropy, ones / 2)
             cpu.deviation(logits)
+            cpu.largest(logits[:1], passed.index.rows(seeds[:1]), torch.tensor([4]), ones[:1], passed.logsumexp[:1])
             cpu.race_all(logits, ones, passed.index, seeds)
             cpu.describe(logits, passed.index, passed.logsumexp, cpu.race(*kept, seeds), kept)
         finally:

@@ -24,6 +24,7 @@ from hartley.info.kernels.reference import Facts, Kept, Listed, Statistics
 
 BLOCK = 4096
 RUN = 64
+NARROW = 256  # lists up to this length are cut after they are written, longer ones before
 STRIP = 512  # how many terms are added in float32 before float64 takes over
 
 _LOG2E = np.float32(1.4426950408889634)
@@ -191,18 +192,19 @@ PER_LOGIT = np.float32(32.0)  # the histogram covers the 32 below the largest lo
 @njit(parallel=True, cache=True)
 def _histogram(logits, run_max, counts):
     rows, size = logits.shape
-    blocks = (size + BLOCK - 1) // BLOCK
-    part = np.zeros((rows * blocks, BINS), np.int32)
-    for item in prange(rows * blocks):
-        row = item // blocks
+    parts = 1 if rows > 3 else (size + BLOCK - 1) // BLOCK  # of a row, so that a few rows keep all cores busy
+    length = (size + parts - 1) // parts
+    found = np.zeros((rows * parts, BINS), np.int32)
+    for item in prange(rows * parts):
+        row = item // parts
         top = run_max[row].max()
-        start = (item % blocks) * BLOCK
-        for i in range(start, min(start + BLOCK, size)):
+        start = (item % parts) * length
+        for i in range(start, min(start + length, size)):
             depth = (top - logits[row, i]) * PER_LOGIT
             if depth < BINS:
-                part[item, int(depth)] += 1
-    for item in range(rows * blocks):
-        counts[item // blocks] += part[item]
+                found[item, int(depth)] += 1
+    for item in range(rows * parts):
+        counts[item // parts] += found[item]
 
 
 @njit(cache=True)
@@ -259,38 +261,44 @@ def _drop_ties(keys, wanted):
     return n
 
 
+@njit(cache=True)
+def _list_row(logits, bits, run_max, floor, k, scale, log_sum, tokens, log_probs, known, row):
+    wanted = k[row]
+    size = logits.shape[1]
+    bound = floor[row]
+    keys = np.empty(size, np.uint64)  # pages past the last key are never touched
+    n = 0
+    for run in range(run_max.shape[1]):
+        if run_max[row, run] >= bound:
+            for i in range(run * RUN, min(run * RUN + RUN, size)):
+                x = logits[row, i]
+                if x >= bound and x > -np.inf:
+                    keys[n] = _falling_key(bits[row, i], i)
+                    n += 1
+    if n > wanted:
+        n = _drop_ties(keys[:n], wanted)
+    keys = _sort_keys(keys[:n])
+    n = min(n, wanted)
+    known[row] = n
+    for j in range(n):
+        token = np.int64(keys[j] & np.uint64(0xFFFFFFFF))
+        tokens[row, j] = token
+        log_probs[row, j] = np.float64(logits[row, token]) * scale[row] - log_sum[row]
+    for j in range(n, tokens.shape[1]):
+        tokens[row, j] = 0
+        log_probs[row, j] = -np.inf
+
+
 @njit(parallel=True, cache=True)
-def _largest(logits, bits, run_max, floor, k, scale, log_sum, tokens, log_probs, known):
+def _list_rows(logits, bits, run_max, floor, k, scale, log_sum, tokens, log_probs, known):
     for row in prange(logits.shape[0]):
-        wanted = k[row]
-        size = logits.shape[1]
-        bound = floor[row]
-        keys = np.empty(size, np.uint64)  # pages past the last key are never touched
-        n = 0
-        for run in range(run_max.shape[1]):
-            if run_max[row, run] >= bound:
-                for i in range(run * RUN, min(run * RUN + RUN, size)):
-                    x = logits[row, i]
-                    if x >= bound and x > -np.inf:
-                        keys[n] = _falling_key(bits[row, i], i)
-                        n += 1
-        if n > wanted:
-            n = _drop_ties(keys[:n], wanted)
-        keys = _sort_keys(keys[:n])
-        n = min(n, wanted)
-        known[row] = n
-        for j in range(n):
-            token = np.int64(keys[j] & np.uint64(0xFFFFFFFF))
-            tokens[row, j] = token
-            log_probs[row, j] = np.float64(logits[row, token]) * scale[row] - log_sum[row]
-        for j in range(n, tokens.shape[1]):
-            tokens[row, j] = 0
-            log_probs[row, j] = -np.inf
+        _list_row(logits, bits, run_max, floor, k, scale, log_sum, tokens, log_probs, known, row)
 
 
 @njit(cache=True, fastmath=_REASSOCIATE)
-def _restrict(tokens, log_probs, mask, known, out_tokens, out_log_probs, out):
+def _restrict(tokens, log_probs, mask, listed, known, to_the_end, out_tokens, out_log_probs, out):
     for row in range(tokens.shape[0]):
+        to_the_end[row] = mask[row, listed[row] - 1]
         top = np.float32(-np.inf)
         n = 0
         for j in range(tokens.shape[1]):
@@ -448,34 +456,34 @@ def _race_all(logits, scale, run_max, seeds, out):
 
 
 @njit(parallel=True, cache=True)
-def _describe(logits, run_max, log_sum, token, whole, tokens, log_probs, known, out, counts):
-    rows, size = logits.shape
-    for row in prange(rows):
+def _finite(logits, out):
+    for row in prange(logits.shape[0]):
+        n = 0
+        for i in range(logits.shape[1]):
+            n += logits[row, i] > -np.inf
+        out[row] = n
+
+
+@njit(cache=True)
+def _describe(logits, run_max, log_sum, token, tokens, log_probs, known, out, counts):
+    size = logits.shape[1]
+    for row in range(logits.shape[0]):
         own = logits[row, token[row]]
         rank = 1
         for run in range(run_max.shape[1]):
             if run_max[row, run] >= own:
                 for i in range(run * RUN, min(run * RUN + RUN, size)):
                     rank += logits[row, i] > own or (logits[row, i] == own and i < token[row])
-        surprisal = log_sum[row] - own
-        out[1, row] = surprisal
+        mass = 0.0
+        out[0, row] = -np.inf
+        out[1, row] = log_sum[row] - own
+        for j in range(known[row]):
+            mass += _exp(min(max(np.float32(logits[row, tokens[row, j]] - log_sum[row]), _TINY), np.float32(0.0)))
+            if tokens[row, j] == token[row]:
+                out[0, row] = log_probs[row, j]
+        out[2, row] = min(mass, 1.0)
         counts[0, row] = rank
-        if whole:
-            finite = 0
-            for i in range(size):
-                finite += logits[row, i] > -np.inf
-            out[0, row] = -surprisal
-            out[2, row] = 1.0
-            counts[1, row] = finite
-        else:
-            mass = 0.0
-            out[0, row] = -np.inf
-            for j in range(known[row]):
-                mass += _exp(min(max(np.float32(logits[row, tokens[row, j]] - log_sum[row]), _TINY), np.float32(0.0)))
-                if tokens[row, j] == token[row]:
-                    out[0, row] = log_probs[row, j]
-            out[2, row] = min(mass, 1.0)
-            counts[1, row] = known[row]
+        counts[1, row] = known[row]
 
 
 @njit(parallel=True, cache=True, fastmath=_REASSOCIATE)
@@ -580,7 +588,11 @@ def _list(logits: Tensor, index: Index, floor: Any, wanted: Any, scale: Tensor, 
     known = np.empty(rows, np.int64)
     array = logits.numpy()
     bits = array.view(np.int32)
-    _largest(array, bits, index.run_max, floor, wanted, scale.numpy(), log_sum.numpy(), tokens, log_probs, known)
+    lists = array, bits, index.run_max, floor, wanted, scale.numpy(), log_sum.numpy(), tokens, log_probs, known
+    if rows == 1:  # waking the other threads would cost more than they save
+        _list_row(*lists, 0)
+    else:
+        _list_rows(*lists)
     complete = (known < wanted) | (known == size)
     return Listed(
         torch.from_numpy(tokens), torch.from_numpy(log_probs), torch.from_numpy(known), torch.from_numpy(complete)
@@ -610,17 +622,20 @@ def deviation(logits: Tensor) -> Tensor:
 
 def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> Kept:
     """See :func:`hartley.info.kernels.reference.restrict`."""
-    rows = tokens.shape[0]
-    kept_mask, length = _packed(mask), known.numpy()
-    width = max(np.count_nonzero(kept_mask, axis=1).max(), 1)
+    rows, width = tokens.shape
+    array = _packed(mask)
+    if width > NARROW:
+        width = max(np.count_nonzero(array, axis=1).max(), 1)
     kept = np.empty((rows, width), np.int64)
     kept_log_probs = np.empty((rows, width), np.float32)
     count = np.empty(rows, np.int64)
+    to_the_end = np.empty(rows, np.bool_)
     out = np.zeros((3, rows), np.float32)
-    _restrict(tokens.numpy(), log_probs.numpy(), kept_mask, count, kept, kept_log_probs, out)
-    if count.max() < width:  # the mask held empty slots
-        width = max(count.max(), 1)
-        kept, kept_log_probs = np.ascontiguousarray(kept[:, :width]), np.ascontiguousarray(kept_log_probs[:, :width])
+    _restrict(tokens.numpy(), log_probs.numpy(), array, known.numpy(), count, to_the_end, kept, kept_log_probs, out)
+    longest = max(count.max(), 1)
+    if longest < width:
+        kept = np.ascontiguousarray(kept[:, :longest])
+        kept_log_probs = np.ascontiguousarray(kept_log_probs[:, :longest])
     log_mass, entropy, varentropy = out
     return Kept(
         torch.from_numpy(kept),
@@ -629,7 +644,7 @@ def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> 
         torch.from_numpy(log_mass),
         torch.from_numpy(entropy),
         torch.from_numpy(varentropy),
-        torch.from_numpy(kept_mask[np.arange(rows), length - 1]),
+        torch.from_numpy(to_the_end),
     )
 
 
@@ -654,19 +669,22 @@ def describe(
     rows = logits.shape[0]
     out = np.empty((3, rows), np.float32)
     counts = np.empty((2, rows), np.int64)
-    tokens, log_probs, known = kept if kept is not None else (token[:, None], logits[:1], token)  # the last are unused
+    tokens, log_probs, known = kept if kept is not None else (token[:, None], logits[:, :1].contiguous(), token * 0)
+    array = logits.numpy()
     _describe(
-        logits.numpy(),
+        array,
         index.run_max,
         log_sum.numpy(),
         token.numpy(),
-        kept is None,
         tokens.numpy(),
         log_probs.numpy(),
         known.numpy(),
         out,
         counts,
     )
+    if kept is None:
+        out[0], out[2] = -out[1], 1.0
+        _finite(array, counts[1])
     log_prob, surprisal, mass = out
     rank, count = counts
     return Facts(
