@@ -35,12 +35,12 @@ def test_texts_that_do_what_the_paper_says_hold() -> None:
 @pytest.mark.parametrize("missed", [-0.3, 0.3])
 def test_a_missed_target_does_not_hold(missed: float) -> None:
     texts = as_claimed()
-    texts["mirostat 3"] = planted(np.full(LENGTH, 3 + missed), 24)
+    texts["mirostat 3 bits"] = planted(np.full(LENGTH, 3 + missed), 24)
     rows = {row.what: row for row in mirostat.judge(texts)}
-    row = rows["mirostat 3: mean surprise less its target"]
+    row = rows["mirostat 3 bits: mean surprise less its target"]
     assert row.holds is False
     assert row.measured == pytest.approx(missed, abs=0.01)
-    assert rows["mirostat 2: mean surprise less its target"].holds is True
+    assert rows["mirostat 2 bits: mean surprise less its target"].holds is True
     assert verdict_from(rows.values()) == "holds in part"
 
 
@@ -53,7 +53,7 @@ def test_a_drift_the_other_way_does_not_hold() -> None:
 
 def test_the_figure_says_how_far_off_the_worst_target_was() -> None:
     texts = as_claimed()
-    texts["mirostat 4"] = planted(np.full(LENGTH, 3.5), 24)
+    texts["mirostat 4 bits"] = planted(np.full(LENGTH, 3.5), 24)
     assert "0.50 bits" in mirostat.draw(texts).get_suptitle()
 
 

@@ -1,5 +1,6 @@
 """The fast engine on a CPU: ONNX Runtime GenAI on packed weights."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,8 +33,13 @@ class OnnxEngine:
         og = genai()
         try:
             config = og.Config(str(directory))
-            options = f'{{"intra_op_num_threads": {threads or torch.get_num_threads()}}}'
-            config.overlay(f'{{"model": {{"decoder": {{"session_options": {options}}}}}}}')
+            # Threads that spin between two steps would take the cores that the sampler needs: 78 instead of 51
+            # tokens a second on two cores.
+            options = {
+                "intra_op_num_threads": threads or torch.get_num_threads(),
+                "session.intra_op.allow_spinning": "0",
+            }
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
             self.handle: Any = og.Model(config)
         except Exception as error:  # the library has no classes of its own
             raise OSError(f"cannot open {directory} ({error}); remove that folder to have it made again") from error

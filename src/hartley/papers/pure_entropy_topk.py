@@ -284,8 +284,8 @@ def draw(runs: Sequence[Measured]) -> Figure:
         for measure in ("flat_psnr", "accuracy")
     )
     title = (
-        f"Entropy outlines a digit ({flat:.2f} nats on flat pixels, {edge:.2f} on edges); the k it sets, against k = 17: "
-        f"{gain:+.1f} dB on flat pixels, {100 * points:+.1f} points of class accuracy"
+        f"Entropy outlines a digit ({flat:.2f} nats on flat pixels, {edge:.2f} on edges); the k it sets, "
+        f"against k = 17: {gain:+.1f} dB on flat pixels, {100 * points:+.1f} points of class accuracy"
     )
     with figure(1, 3, title=title, width=18, height=6.2) as (fig, [pictures, enlarged, free]):
         _pictures(pictures, runs[0])
