@@ -89,7 +89,7 @@ def main(quick: bool) -> None:
                         work["transformers"] = lambda x=logits, w=warper: torch.multinomial(
                             torch.softmax(w(None, x), -1), 1, generator=generator
                         )
-                    times = in_turn(work, seconds=0.2 if quick else 0.6, least=5)
+                    times = in_turn(work, seconds=0.1 if quick else 0.3, least=5)
                     ours, floor, peer = times["hartley"], times["logsumexp"], times.get("transformers")
                     results.append(
                         {
