@@ -29,6 +29,7 @@ bench: $(MODEL)  ## measure beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.fidelity
 	$(BIN)/python -m benchmarks.exactness --out benchmarks/results/exactness.json
+	$(BIN)/python -m benchmarks.page
 
 papers: $(MODEL)  ## reproduce every paper at small scale and write its page
 	for slug in $$($(BIN)/hartley papers --json | $(BIN)/python -c "import json,sys; print(*(p['slug'] for p in json.load(sys.stdin)))"); do \

@@ -1,0 +1,109 @@
+"""Write `docs/measurements.md` from the files in `benchmarks/results/`: `python -m benchmarks.page`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS
+
+PAGE = Path(__file__).parents[1] / "docs" / "measurements.md"
+SEEN = """What to see: on real rows and on Gaussian ones a nucleus costs a small multiple of reading the logits, because
+nothing is sorted that is not kept. At batch 1 over 49,152 tokens the fixed cost of a step in Python, about 0.2 ms, is
+most of it. On flat rows nearly everything is kept, so nearly everything is sorted, and the advantage ends."""
+
+
+def read(name: str) -> dict[str, Any]:
+    """A result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def decoding() -> list[str]:
+    """Tokens a second, and where a step's time goes."""
+    found = read("decoding")
+    step = found["step"]
+    total = step["model ms"] + step["sampling ms"]
+    entropies = step["entropy and varentropy ms"]
+    return [
+        "## Decoding the default model\n",
+        "128 tokens, batch 1, nucleus 0.9, per-token entropy and varentropy included for ours; median of three rounds "
+        "in turn.\n",
+        "| engine | tokens a second | against transformers.generate in float32 |\n|---|---|---|",
+        *(f"| {row['engine']} | {row['tokens_per_second']:.1f} | {row['times']:.2f} |" for row in found["rows"]),
+        f"\nA step of the default engine takes {total:.1f} ms: the model {step['model ms']:.1f}, sampling "
+        f"{step['sampling ms']:.2f} ({step['sampling ms'] / total:.1%}), of which the entropy and the varentropy are "
+        f"{entropies:.2f} ms ({entropies / total:.1%}). llama.cpp is faster on its own 4-bit weights, and returns no "
+        "entropy.\n",
+    ]
+
+
+def fidelity() -> list[str]:
+    """KL of the packed weights."""
+    return [
+        "## What packing costs in exactness\n",
+        "KL from transformers in float32, nats a token, over every token of a text.\n",
+        "| weights | text | KL | worst token | same likeliest token |\n|---|---|---|---|---|",
+        *(
+            f"| {row['dtype']} | {row['text']}, {row['tokens']} tokens | {row['kl']:.2g} ± {row['standard_error']:.1g} "
+            f"| {row['largest']:.2g} | {row['agreement']:.1%} |"
+            for row in read("fidelity")["rows"]
+        ),
+        "",
+    ]
+
+
+def samplers() -> list[str]:
+    """One table for each kind of row."""
+    rows = read("samplers")["rows"]
+    columns = list(dict.fromkeys((row["V"], row["B"]) for row in rows))
+    text = [
+        "## One sampling step\n",
+        "Statistics of the row, cut, draw, entropy and varentropy, beside transformers' warper + softmax + "
+        "multinomial, which gives no entropy. Float32; milliseconds, then how many times torch's own `logsumexp` over "
+        "the same logits, then how many times faster than transformers. Recorded rows are next-token logits of the "
+        "default model; where V is larger they are tiled, each copy 20 nats lower. `top_n_sigma`, `entropy_top_k` and "
+        "`mirostat` have no peer in transformers.\n",
+    ]
+    for kind in dict.fromkeys(row["rows"] for row in rows):
+        text.append(f"### {kind[0].upper()}{kind[1:]} rows\n")
+        text.append("| sampler | " + " | ".join(f"V = {size:,}, B = {batch}" for size, batch in columns) + " |")
+        text.append("|---" * (len(columns) + 1) + "|")
+        lines: dict[str, list[str]] = {}
+        for row in rows:
+            if row["rows"] == kind:
+                faster = f"; {row['times_faster']:.1f}×" if row["times_faster"] else ""
+                cell = f"{row['hartley_ms']:.2f} ({row['times_logsumexp']:.1f} lse{faster})"
+                lines.setdefault(row["sampler"], []).append(cell)
+        text += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in lines.items()]
+        text.append("")
+    return [*text, SEEN, ""]
+
+
+def exactness() -> list[str]:
+    """Largest errors against mpmath."""
+    return [
+        "## Exactness\n",
+        "Largest error of random rows against mpmath at 50 digits.\n",
+        "| dtype | V | entropy, nats | varentropy, nats² |\n|---|---|---|---|",
+        *(
+            f"| {row['dtype']} | {row['V']:,} | {row['entropy_error_nats']:.1e} | {row['varentropy_error_nats2']:.1e} |"
+            for row in read("exactness")["rows"]
+        ),
+        "",
+    ]
+
+
+def main() -> None:
+    """Write the page."""
+    machine = read("samplers")["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    head = [
+        "# Measurements\n",
+        "Measured beside the peers, each table in one run, by `make bench`; the files are in `benchmarks/results/`. "
+        f"Machine: {machine['cpu']}, {machine['cores']} shared cores, {machine['threads']} threads, {machine['date']}: "
+        f"quote the ratios rather than the milliseconds. {versions}.\n",
+    ]
+    PAGE.write_text("\n".join([*head, *decoding(), *fidelity(), *samplers(), *exactness()]).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
