@@ -332,6 +332,16 @@ def test_clusters_are_found_and_repeat():
     assert torch.equal(found, cluster_vocabulary(model.keys, n_clusters=6, random_state=2))
 
 
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.integers(2, 20))
+def test_every_key_lies_nearest_to_the_mean_of_its_own_cluster(seed, n_clusters):
+    keys = torch.randn(200, 6, generator=torch.Generator().manual_seed(seed))
+    found = cluster_vocabulary(keys, n_clusters, random_state=seed)
+    means = torch.stack([keys[found == cluster].mean(0) for cluster in range(n_clusters)])
+    distance = torch.cdist(keys, means)
+    assert (distance[range(200), found] <= distance.amin(1) + 1e-3).all()
+
+
 @pytest.mark.parametrize("n_clusters", [0, 61])
 def test_more_clusters_than_keys_are_refused(n_clusters):
     with pytest.raises(ValueError, match=f"n_clusters must be between 1 and the 60 keys; got {n_clusters}"):

@@ -15,7 +15,7 @@ def evidence():
 
 def test_the_tiny_scale_judges_both_halves_of_the_claim(evidence):
     judged = {row.what: row for row in evidence.rows if row.holds is not None}
-    assert len(judged) == 4
+    assert len(judged) == 5
     assert evidence.verdict == verdict_from(evidence.rows)
     assert evidence.figure is not None
     assert PAPER.slug == "icn"

@@ -229,8 +229,10 @@ def reproduce(scale: Scale) -> Evidence:
     against our own lists of facts, and set apart by whether their keys share a k-means cluster with the top 10 (tiny:
     4). Then 20 probes, 4 in each of 5 rounds, with the answers so far listed in the prompt (navigated) and without
     (plain): both take first tokens never taken before, and both complete them from the empty list. One probe counts as
-    right whatever came before; distinct right answers count once. Judged rows hold if Student's 95% interval over the
-    questions does. The planted model was made to show the effect: it checks the machinery and is no evidence.
+    right whatever came before; distinct right answers count once. A product of query and key says little alone, since
+    all of them may fall together, so the log-probability of explored tokens stands beside it. Judged rows hold if
+    Student's 95% interval over the questions does. The planted model was made to show the effect: it checks the
+    machinery and is no evidence.
     """
     if scale == "tiny":
         planted = planted_lists()
@@ -300,7 +302,12 @@ def judge(found: Sequence[Found]) -> list[Row]:
             [f.fall for f in found],
             "(logit)",
         ),
-        shown("log-probability of explored tokens: fall when listed", "", [f.log_fall for f in found], "nats"),
+        above(
+            "log-probability of explored tokens: fall when listed",
+            "explored tokens are left behind",
+            [f.log_fall for f in found],
+            "nats",
+        ),
         shown(
             f"mean rank at {middle}: outside less inside",
             "outside is not ranked higher",
