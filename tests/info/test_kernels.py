@@ -73,7 +73,7 @@ def test_extreme_logits(kind, scale, size):
     torch.testing.assert_close(fast.entropy, slow.entropy, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(fast.logsumexp, slow.logsumexp, atol=1e-6, rtol=1e-7)
     listed = [
-        k.largest(logits, s.index, torch.tensor([3, 500]), scale, s.logsumexp)
+        k.largest(logits, s.index, torch.tensor([3, 500]), scale, s.logsumexp, None)
         for k, s in ((cpu, fast), (reference, slow))
     ]
     assert torch.equal(listed[0].tokens, listed[1].tokens)
@@ -102,8 +102,24 @@ def listed_alike(fast, slow):
 def test_largest_is_exact_ties_included(logits, k, scale):
     scale, fast, slow = both(logits, scale)
     k = torch.tensor(k)[: len(logits)]
-    log_sum = slow.logsumexp
-    listed_alike(cpu.largest(logits, fast.index, k, scale, log_sum), reference.largest(logits, None, k, scale, log_sum))
+    for chosen in (None, torch.arange(len(logits))[-2:]):
+        one, other = (
+            kernels.largest(logits, index, k, scale, slow.logsumexp, chosen)
+            for kernels, index in ((cpu, fast.index), (reference, None))
+        )
+        listed_alike(one, other)
+
+
+@law(rows(), st.integers(1, 6000), scales, examples=60)
+def test_a_look_is_the_statistics_and_the_largest(logits, k, scale):
+    scale, fast, slow = both(logits, scale)
+    for kernels, statistics in ((cpu, fast), (reference, slow)):
+        passed, listed = kernels.look(logits, scale, k)
+        assert passed.sound
+        for one, other in zip(passed[:4], statistics[:4], strict=True):
+            assert torch.equal(one, other)
+        wanted = torch.full((len(logits),), k)
+        listed_alike(listed, reference.largest(logits, None, wanted, scale, statistics.logsumexp, None))
 
 
 def test_signed_zeros_are_tied():
@@ -111,8 +127,8 @@ def test_signed_zeros_are_tied():
     scale, fast, slow = both(logits, 1.0)
     for k in (1, 3, 50, 199, 200):
         wanted = torch.tensor([k])
-        got = cpu.largest(logits, fast.index, wanted, scale, slow.logsumexp)
-        listed_alike(got, reference.largest(logits, None, wanted, scale, slow.logsumexp))
+        got = cpu.largest(logits, fast.index, wanted, scale, slow.logsumexp, None)
+        listed_alike(got, reference.largest(logits, None, wanted, scale, slow.logsumexp, None))
         assert got.tokens[0, : min(k, 4)].tolist() == [0, 1, 2, 3][:k]
 
 
@@ -123,32 +139,66 @@ def test_above_lists_all_that_reach_the_level_and_little_more(logits, level, sca
     levels = torch.minimum(torch.full_like(slow.logsumexp, level), log_probs.amax(-1))
     margin = 1e-4 * (1 + slow.logsumexp.abs() + scale)
     for kernels, index in ((cpu, fast.index), (reference, None)):
-        listed = kernels.above(logits, index, levels, scale, slow.logsumexp)
+        listed = kernels.above(logits, index, levels, scale, slow.logsumexp, None)
         wanted = ((log_probs >= levels[:, None]) & (logits > -torch.inf)).sum(-1)
         assert (listed.known >= wanted).all()
         assert (listed.known <= (log_probs >= (levels - margin)[:, None]).sum(-1).clamp(min=1)).all()
-        again = reference.largest(logits, None, listed.known, scale, slow.logsumexp)
+        again = reference.largest(logits, None, listed.known, scale, slow.logsumexp, None)
         assert torch.equal(listed.tokens, again.tokens)
         assert torch.equal(listed.log_probs, again.log_probs)
 
 
-@law(rows(), st.floats(0.01, 0.9999), scales, examples=60)
-def test_depth_is_enough_within_the_reach_of_the_histogram(logits, mass, scale):
+def listed_of(logits, k):
+    scale, fast, slow = both(logits, 1.0)
+    wanted = torch.full((len(logits),), k)
+    return fast, slow, reference.largest(logits, None, wanted, scale, slow.logsumexp, None)
+
+
+@law(rows(), st.floats(0.01, 0.9999), st.integers(1, 200), scales, examples=60)
+def test_depth_is_enough_where_the_histogram_sees_every_logit(logits, mass, k, scale):
     scale, fast, slow = both(logits, scale)
     masses = torch.full((len(logits),), mass, dtype=torch.float64)
+    wanted = torch.full((len(logits),), k)
+    listed = reference.largest(logits, None, wanted, scale, slow.logsumexp, None)
     probs = (logits * scale[:, None] - slow.logsumexp[:, None]).exp().sort(-1, descending=True).values
     in_reach = (logits > logits.amax(-1, keepdim=True) - 31.9).sum(-1)
     for kernels, index in ((cpu, fast.index), (reference, None)):
-        k = kernels.depth(logits, index, scale, slow.logsumexp, masses)
+        arguments = scale, slow.logsumexp, listed.log_probs[:, 0], masses, (listed.log_probs, listed.known)
+        k = kernels.depth(logits, index, *arguments)
         held = probs.cumsum(-1).gather(-1, k[:, None] - 1).squeeze(-1)
         assert ((held >= mass - 1e-5) | (k >= in_reach)).all()
-    assert (cpu.depth(logits, fast.index, scale, slow.logsumexp, masses) <= logits.shape[1]).all()
+        assert (k <= logits.shape[1]).all()
+
+
+@pytest.mark.parametrize("sd", [1.0, 3.0, 6.0])
+@pytest.mark.parametrize("mass", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("around", ["top", "entropy"])
+def test_depth_guesses_closely_from_a_part_of_the_row(sd, mass, around):
+    logits = sd * torch.randn(16, 151_936, generator=torch.Generator().manual_seed(7))
+    scale, fast, slow = both(logits, 1.0)
+    masses = torch.full((16,), mass, dtype=torch.float64)
+    listed = reference.largest(logits, None, torch.full((16,), 128), scale, slow.logsumexp, None)
+    level = listed.log_probs[:, 0] if around == "top" else -slow.entropy
+    arguments = scale, slow.logsumexp, level, masses, (listed.log_probs, listed.known)
+    guess = cpu.depth(logits, fast.index, *arguments)
+    least = reference.depth(logits, None, *arguments)
+    assert (guess < least).sum() <= 2, (guess, least)
+    assert (guess <= 1.3 * least + 10 * least.sqrt() + 300).all(), (guess, least)
+
+
+@law(rows(), st.floats(0.01, 1.5), st.integers(1, 500), examples=80)
+def test_nucleus(logits, mass, k):
+    _, _, listed = listed_of(logits, k)
+    masses = torch.full((len(logits),), mass, dtype=torch.float64)
+    masks = [kernels.nucleus(listed.log_probs, listed.known, masses) for kernels in (cpu, reference)]
+    sums = listed.log_probs.double().exp().cumsum(-1)
+    for row, slot in (masks[0] != masks[1]).nonzero().tolist():
+        assert abs(sums[row, slot - 1] - mass) < 1e-6  # a sum that rounds differently may go one further
 
 
 @law(rows(), st.floats(0.01, 1.0), st.floats(-12.0, 0.0), examples=80)
 def test_nearest(logits, mass, level):
-    scale, _, slow = both(logits, 1.0)
-    listed = reference.largest(logits, None, torch.full((len(logits),), 500), scale, slow.logsumexp)
+    _, _, listed = listed_of(logits, 500)
     levels, masses = torch.full((len(logits),), level), torch.full((len(logits),), mass, dtype=torch.float64)
     masks = [k.nearest(listed.log_probs, listed.known, levels, masses) for k in (cpu, reference)]
     distance = (listed.log_probs - level).abs()
@@ -160,17 +210,28 @@ def test_nearest(logits, mass, level):
         assert distance[row][odd].unique().numel() == 1
 
 
-@law(rows(), seeds(), st.floats(0.0, 1.0), examples=60)
-def test_restrict(logits, seed, share):
+@law(rows(), st.integers(1, 5000), seeds(), st.floats(0.0, 1.0), examples=100)
+def test_restrict(logits, k, seed, share):
     generator = torch.Generator().manual_seed(seed)
-    scale, _, slow = both(logits, 1.0)
-    listed = reference.largest(logits, None, torch.full((len(logits),), 5000), scale, slow.logsumexp)
+    _, _, listed = listed_of(logits, k)
     mask = torch.rand(listed.tokens.shape, generator=generator) < share
-    mask[:, 0] = True
-    one, other = (k.restrict(listed.tokens, listed.log_probs, mask, listed.known) for k in (cpu, reference))
-    assert torch.equal(one.tokens, other.tokens)
-    assert torch.equal(one.known, other.known)
-    assert torch.equal(one.to_the_end, other.to_the_end)
+    if share > 0.5:  # a list without gaps
+        mask = mask.int().cummin(-1).values.bool() if seed % 2 else mask.int().cummax(-1).values.bool()
+    mask |= ~mask.any(-1, keepdim=True)
+    mask[:, 0] |= ~(mask & (listed.log_probs > -torch.inf)).any(-1)
+    start = torch.randint(-1, 3, (len(logits),), generator=generator)
+    given = listed.tokens, listed.log_probs, mask, listed.known, start, listed.complete
+    one, other = (k.restrict(*given) for k in (cpu, reference))
+    for field in ("tokens", "known", "start", "least"):
+        assert torch.equal(torch.as_tensor(getattr(one, field)), torch.as_tensor(getattr(other, field)))
+    assert (one.short is None) == (other.short is None)
+    if one.short is not None:
+        assert torch.equal(one.short, other.short)
+    places = torch.arange(mask.shape[1])
+    for row in range(len(logits)):
+        kept = places[mask[row] & (listed.log_probs[row] > -torch.inf)]
+        joined = start[row] >= 0 and torch.equal(kept, torch.arange(int(kept[0]), int(kept[0]) + len(kept)))
+        assert one.start[row] == (start[row] + kept[0] if joined else -1)
     kept = listed.log_probs.double().masked_fill(~mask, -torch.inf)
     true = kept.log_softmax(-1)
     for got in (one, other):
@@ -207,7 +268,7 @@ def test_races_have_one_winner(logits, seed, scale):
     winner = reference.race_all(logits, scale, None, own)
     assert torch.equal(cpu.race_all(logits, scale, fast.index, own), winner)
     whole = torch.full((len(logits),), logits.shape[1])
-    listed = reference.largest(logits, None, whole, scale, slow.logsumexp)
+    listed = reference.largest(logits, None, whole, scale, slow.logsumexp, None)
     for kernels in (cpu, reference):
         assert torch.equal(kernels.race(listed.tokens, listed.log_probs, listed.known, own), winner)
 
@@ -217,8 +278,11 @@ def test_describe(logits, seed, k):
     scale, fast, slow = both(logits, 1.0)
     token = torch.randint(logits.shape[1], (len(logits),), generator=torch.Generator().manual_seed(seed))
     token = torch.where(logits.gather(-1, token[:, None]).squeeze(-1) > -torch.inf, token, logits.argmax(-1))
-    listed = reference.largest(logits, None, torch.full((len(logits),), k), scale, slow.logsumexp)
-    for kept in (None, listed[:3]):
+    listed = reference.largest(logits, None, torch.full((len(logits),), k), scale, slow.logsumexp, None)
+    mass = listed.log_probs.double().exp().sum(-1).log()
+    known = torch.zeros_like(listed.known), mass
+    unknown = torch.full_like(listed.known, -1), torch.full_like(mass, torch.nan)
+    for kept in (None, *(reference.KeptSet(*listed[:3], *more) for more in (known, unknown))):
         one = cpu.describe(logits, fast.index, slow.logsumexp, token, kept)
         other = reference.describe(logits, None, slow.logsumexp, token, kept)
         assert torch.equal(one.rank, other.rank)

@@ -1,11 +1,9 @@
 """Nucleus truncation: keep the fewest most probable tokens that hold a given mass."""
 
 import torch
-from torch import Tensor
 
-from hartley.decoding.sampler import PerRow, Rule, column, truncation
+from hartley.decoding.sampler import PerRow, Rule, truncation
 from hartley.info.checks import check_fraction
-from hartley.info.head import Head
 
 
 @truncation
@@ -25,8 +23,4 @@ def top_p(p: PerRow) -> Rule:
     # Rounding can bring the sum of all to 1 early, and everything must stay at 1
     whole = torch.where(torch.as_tensor(p) >= 1, 2.0, torch.as_tensor(p))
 
-    def short_of(head: Head) -> Tensor:
-        before = head.cumulative() - head.log_probs.exp()
-        return before < column(whole)
-
-    return lambda head: head.keep(short_of, k=lambda head: head.depth(p))
+    return lambda head: head.keep(lambda head: head.nucleus(whole), k=lambda head: head.depth(p))

@@ -1,11 +1,9 @@
 """Locally typical truncation: keep the tokens whose surprisal lies closest to the entropy of the step."""
 
 import torch
-from torch import Tensor
 
 from hartley.decoding.sampler import PerRow, Rule, truncation
 from hartley.info.checks import check_fraction
-from hartley.info.head import Head
 
 
 @truncation
@@ -24,8 +22,6 @@ def typical_p(p: PerRow) -> Rule:
 
     mass = torch.as_tensor(p, dtype=torch.float64)
 
-    def near(head: Head) -> Tensor:
-        return head.nearest(-head.entropy, mass.expand(head.known.shape))
-
-    # The tokens left out at the top hold some of the rest, so look about half-way into it
-    return lambda head: head.keep(near, k=lambda head: head.depth((1.0 + mass) / 2.0))
+    return lambda head: head.keep(
+        lambda head: head.nearest(-head.entropy, mass), k=lambda head: head.depth(mass, -head.entropy)
+    )

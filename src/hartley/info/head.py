@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -12,14 +11,14 @@ import torch
 from torch import Tensor
 
 from hartley.info.checks import check_logits, row_name
-from hartley.info.kernels import kernels_for, reference
-from hartley.info.kernels.reference import Facts, Kept
+from hartley.info.kernels import kernels_for
+from hartley.info.kernels.reference import Facts, Kept, KeptSet
 
 Mask = Callable[["Head"], Tensor]
 Guess = int | Tensor | Callable[["Head"], int | Tensor]
 
 FIRST_LOOK = 128  # tokens: the 0.9 nucleus of a language model at temperature 1 is nearly always shorter
-GROWTH = 8
+GROWTH = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,9 @@ class Head:
     entropy: Tensor  # [B] nats
     varentropy: Tensor  # [B] nats^2
     restricted: bool  # tokens were removed: the list is all there is
+    start: Tensor  # [B] int64: place of the first listed token in the model's order, from 0; -1 if the list has gaps
     index: Any  # what the kernels use to find more tokens
+    _kernels: ModuleType
     _origin: Head | None = None
 
     @classmethod
@@ -69,14 +70,11 @@ class Head:
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
         logits = logits.contiguous()
-        rows = logits.shape[0]
+        scale = torch.ones(logits.shape[0], dtype=torch.float64, device=logits.device)
         kernels = kernels_for(logits)
-        scale = torch.ones(rows, dtype=torch.float64, device=logits.device)
-        passed = kernels.statistics(logits, scale)
-        if not math.isfinite(float(passed.entropy.sum())):
+        passed, listed = kernels.look(logits, scale, k)
+        if not passed.sound:
             check_logits(logits)
-        wanted = torch.full((rows,), k, device=logits.device)
-        listed = kernels.largest(logits, passed.index, wanted, scale, passed.logsumexp)
         return cls(
             logits,
             scale,
@@ -88,7 +86,9 @@ class Head:
             passed.entropy,
             passed.varentropy,
             False,
+            torch.zeros_like(listed.known),
             passed.index,
+            kernels,
         )
 
     @property
@@ -112,12 +112,8 @@ class Head:
         listed = self.log_probs.exp().sum(-1, dtype=torch.float64)
         return (1.0 - listed).clamp(min=0.0).masked_fill(self.complete, 0.0)
 
-    def cumulative(self) -> Tensor:
-        """Probability of the tokens up to and with each slot, float64 ``[B, K]``."""
-        return self.log_probs.exp().cumsum(-1, dtype=torch.float64)
-
     def widen(self, rows: Tensor | None = None, k: int | Tensor | None = None) -> Head:
-        """List more tokens: ``k`` (one number or ``[B]``), or eight times as many.
+        """List more tokens: ``k`` (one number or ``[B]``), or twice as many.
 
         Only in ``rows`` (bool ``[B]``), if given: there the list grows even where ``k`` is too small. Rows that are
         complete stay as they are. Lists never shrink.
@@ -140,27 +136,30 @@ class Head:
             mask[:, 0] = True
             return mask
 
-        kept, more = self._try(reach)
-        if more is None:
+        kept = self._kept(reach(self))
+        if kept.short is None:
             return self._replaced(kept)
-        head = self._listed(more, "above", level.squeeze(-1))
+        head = self._listed(kept.short, "above", level.squeeze(-1))
         return head.restrict(reach(head))
 
-    def depth(self, mass: float | Tensor) -> Tensor:
-        """About how many tokens, most probable first, hold a ``mass`` in (0, 1]: a guess for :meth:`keep`."""
-        mass = torch.as_tensor(mass, dtype=torch.float64, device=self.logits.device).expand(self.known.shape)
-        return self._kernels.depth(self.logits, self.index, self.scale, self.logsumexp, mass)
+    def depth(self, mass: float | Tensor, level: Tensor | None = None) -> Tensor:
+        """About how many tokens, most probable first, are needed: a guess for :meth:`keep`.
+
+        For those that hold a ``mass`` in (0, 1]: the most probable ones, or those nearest to ``level [B]`` nats.
+        """
+        level = self.log_probs[:, 0] if level is None else level
+        listed = self.log_probs, self.known
+        return self._kernels.depth(self.logits, self.index, self.scale, self.logsumexp, level, self._each(mass), listed)
 
     def _listed(self, rows: Tensor, how: str, wanted: Tensor) -> Head:
         """This head with other lists in some rows, made by a kernel."""
         if not bool(rows.any()):
             return self
+        chosen = None if bool(rows.all()) else rows.nonzero().squeeze(-1)
         make = getattr(self._kernels, how)
-        chosen = rows.nonzero().squeeze(-1)
-        if chosen.numel() == rows.numel():
-            return replace(self, **make(self.logits, self.index, wanted, self.scale, self.logsumexp)._asdict())
-        index = self.index and self.index.rows(chosen)
-        listed = make(self.logits[chosen], index, wanted[chosen], self.scale[chosen], self.logsumexp[chosen])
+        listed = make(self.logits, self.index, wanted, self.scale, self.logsumexp, chosen)
+        if chosen is None:
+            return self._with(**listed._asdict())
         width = max(listed.tokens.shape[1], self.tokens.shape[1])
         fill = {"tokens": 0, "log_probs": -torch.inf}
         merged: dict[str, Tensor] = {}
@@ -169,15 +168,25 @@ class Head:
             if name in fill:
                 old, new = _fit(old, width, fill[name]), _fit(new, width, fill[name])
             merged[name] = old.index_copy(0, chosen, new)
-        return replace(self, **merged)
+        return self._with(**merged)
 
-    @property
-    def _kernels(self) -> ModuleType:
-        return reference if self.index is None else kernels_for(self.logits)
+    def _with(self, **changed: Any) -> Head:
+        """This head with other values in some fields (``dataclasses.replace`` takes five times as long)."""
+        head: Head = object.__new__(Head)
+        head.__dict__.update(self.__dict__, **changed)
+        return head
 
-    def nearest(self, level: Tensor, mass: Tensor) -> Tensor:
-        """Mask, for :meth:`keep`, of the tokens nearest to ``level [B]`` nats that hold ``mass [B]``, with ties."""
-        return self._kernels.nearest(self.log_probs, self.known, level, mass)
+    def _each(self, value: float | Tensor) -> Tensor:
+        """One value, or one per row, as float64 ``[B]``."""
+        return torch.as_tensor(value, dtype=torch.float64, device=self.logits.device).expand(self.known.shape)
+
+    def nucleus(self, mass: float | Tensor) -> Tensor:
+        """Mask, for :meth:`keep`, of the most probable tokens up to and with the one that brings them to ``mass``."""
+        return self._kernels.nucleus(self.log_probs, self.known, self._each(mass))
+
+    def nearest(self, level: Tensor, mass: float | Tensor) -> Tensor:
+        """Mask, for :meth:`keep`, of the tokens nearest to ``level [B]`` nats that hold a ``mass``, with ties."""
+        return self._kernels.nearest(self.log_probs, self.known, level, self._each(mass))
 
     def deviation(self) -> Tensor:
         """Population standard deviation of the log-probabilities of all tokens that are left, nats ``[B]``."""
@@ -191,13 +200,12 @@ class Head:
         scale = self.scale * inverse
         if self.restricted:
             log_probs = (self.log_probs * inverse.reshape(-1, 1)).to(self.log_probs.dtype)
-            kept = self._kernels.restrict(self.tokens, log_probs, self.filled, self.known)
-            return replace(self, scale=scale, logsumexp=self.logsumexp * inverse)._replaced(kept)
+            tempered = self._with(scale=scale, log_probs=log_probs, logsumexp=self.logsumexp * inverse)
+            return tempered.restrict(self.filled)
         passed = self._kernels.statistics(self.logits, scale)
         values = self.logits.gather(-1, self.tokens).masked_fill(~self.filled, -torch.inf)
         log_probs = values * scale[:, None] - passed.logsumexp[:, None]
-        return replace(
-            self,
+        return self._with(
             scale=scale,
             log_probs=log_probs.to(self.log_probs.dtype),
             logsumexp=passed.logsumexp,
@@ -214,38 +222,31 @@ class Head:
         of the head that gives them). It must keep at least one token of each row.
         """
         head = self
-        while True:
-            kept, more = head._try(mask)
-            if more is None:
-                return head._replaced(kept)
-            head = head.widen(more, k(head) if callable(k) else k)
+        while (kept := head._kept(mask(head))).short is not None:
+            head = head.widen(kept.short, k(head) if callable(k) else k)
             k = None
-
-    def _try(self, mask: Mask) -> tuple[Kept, Tensor | None]:
-        """What a mask keeps, and the rows in which it has not seen enough, if there are any."""
-        kept = self._kernels.restrict(self.tokens, self.log_probs, mask(self), self.known)
-        if not bool(kept.to_the_end.any()):
-            return kept, None
-        more = kept.to_the_end & ~self.complete
-        return kept, more if bool(more.any()) else None
+        return head._replaced(kept)
 
     def restrict(self, mask: Tensor) -> Head:
         """Keep the listed tokens where ``mask [B, K]`` is true, and no other token, renormalised."""
-        return self._replaced(self._kernels.restrict(self.tokens, self.log_probs, mask, self.known))
+        return self._replaced(self._kept(mask))
+
+    def _kept(self, mask: Tensor) -> Kept:
+        return self._kernels.restrict(self.tokens, self.log_probs, mask, self.known, self.start, self.complete)
 
     def _replaced(self, kept: Kept) -> Head:
-        if not bool(kept.known.all()):
+        if kept.least == 0:
             raise ValueError(f"a rule must keep at least one token; none is left{row_name(kept.known == 0)}")
-        return replace(
-            self,
+        return self._with(
             tokens=kept.tokens,
             log_probs=kept.log_probs,
             known=kept.known,
-            complete=torch.ones_like(self.complete),
+            complete=kept.known > 0,
             logsumexp=self.logsumexp + kept.log_mass,
             entropy=kept.entropy,
             varentropy=kept.varentropy,
             restricted=True,
+            start=kept.start,
             _origin=self.origin,
         )
 
@@ -263,9 +264,11 @@ class Head:
         """What is known of one token a row, int64 ``[B]``, drawn or given; ``log_prob`` is -inf for a removed one."""
         own = self.origin.logsumexp
         if self.restricted:
-            return self._kernels.describe(
-                self.logits, self.index, own, token, (self.tokens, self.log_probs, self.known)
-            )
+            log_mass = self.logsumexp - own
+            if self.scale is not self.origin.scale:  # it is that of another temperature
+                log_mass = torch.full_like(own, torch.nan)
+            kept = KeptSet(self.tokens, self.log_probs, self.known, self.start, log_mass)
+            return self._kernels.describe(self.logits, self.index, own, token, kept)
         facts = self._kernels.describe(self.logits, self.index, own, token, None)
         value = self.logits.gather(-1, token[:, None]).squeeze(-1)
         return facts._replace(log_prob=(value * self.scale - self.logsumexp).to(value.dtype))

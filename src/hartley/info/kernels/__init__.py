@@ -40,21 +40,33 @@ def _load_cpu() -> ModuleType:
         try:
             from hartley.info.kernels import cpu
 
-            logits = torch.linspace(0.0, 1.0, 1000).expand(2, -1).contiguous()
-            ones = torch.ones(2, dtype=torch.float64)
-            seeds = torch.arange(2)
-            passed = cpu.statistics(logits, ones)
-            listed = cpu.largest(logits, passed.index, torch.tensor([4, 4]), ones, passed.logsumexp)
-            kept = cpu.restrict(listed.tokens, listed.log_probs, listed.log_probs < 0, listed.known)[:3]
-            cpu.above(logits, passed.index, -passed.logsumexp, ones, passed.logsumexp)
-            cpu.largest(logits, passed.index, torch.tensor([40, 40]), ones, passed.logsumexp)
-            cpu.depth(logits, passed.index, ones, passed.logsumexp, ones / 2)
-            cpu.nearest(listed.log_probs, listed.known, -passed.entropy, ones / 2)
-            cpu.deviation(logits)
-            cpu.largest(logits[:1], passed.index.rows(seeds[:1]), torch.tensor([4]), ones[:1], passed.logsumexp[:1])
-            cpu.race_all(logits, ones, passed.index, seeds)
-            cpu.describe(logits, passed.index, passed.logsumexp, cpu.race(*kept, seeds), kept)
+            _run_each(cpu)
         finally:
             timer.cancel()
         _cpu = cpu
         return cpu
+
+
+def _run_each(cpu: ModuleType) -> None:
+    """Call every kernel with the layouts that come up, which compiles it or reads it from numba's cache."""
+    logits = torch.linspace(0.0, 1.0, 1000).expand(2, -1).contiguous()
+    ones = torch.ones(2, dtype=torch.float64)
+    seeds = torch.arange(2)
+    zeros = torch.zeros_like(seeds)
+    cpu.statistics(logits, ones)
+    cpu.look(logits, ones, 300)
+    passed, listed = cpu.look(logits, ones, 3)
+    row = logits, passed.index
+    cpu.largest(*row, seeds + 40, ones, passed.logsumexp, None)
+    cpu.largest(*row, seeds + 4, ones, passed.logsumexp, seeds[1:])
+    cpu.above(*row, -passed.logsumexp, ones, passed.logsumexp, None)
+    cpu.depth(*row, ones, passed.logsumexp, -passed.entropy, ones / 2, (listed.log_probs, listed.known))
+    cpu.nearest(listed.log_probs, listed.known, -passed.entropy, ones / 2)
+    mask = cpu.nucleus(listed.log_probs, listed.known, ones / 2)
+    cpu.deviation(logits)
+    kept = cpu.restrict(listed.tokens, listed.log_probs, mask, listed.known, zeros, listed.complete)
+    cpu.race_all(logits, ones, passed.index, seeds)
+    token = cpu.race(kept.tokens, kept.log_probs, kept.known, seeds)
+    cpu.describe(*row, passed.logsumexp, token, None)
+    kept_set = reference.KeptSet(kept.tokens, kept.log_probs, kept.known, kept.start, ones)
+    cpu.describe(*row, passed.logsumexp, token, kept_set)

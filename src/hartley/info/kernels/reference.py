@@ -17,6 +17,7 @@ class Statistics(NamedTuple):
     logsumexp: Tensor  # [B], float64: logits may be large, and log-probabilities are differences to it
     entropy: Tensor  # [B], nats
     varentropy: Tensor  # [B], nats^2
+    sound: bool  # no row has NaN, +inf or nothing but -inf
     index: Any
 
 
@@ -38,7 +39,9 @@ class Kept(NamedTuple):
     log_mass: Tensor  # [B], of the kept tokens before renormalising
     entropy: Tensor  # [B], nats
     varentropy: Tensor  # [B], nats^2
-    to_the_end: Tensor  # [B], whether the last token listed was kept
+    start: Tensor  # [B], place of the first one in the order of all tokens, from 0; -1 where tokens between are missing
+    least: int  # how many the row with the fewest has
+    short: Tensor | None  # bool [B]: the last token listed was kept, and others follow; None if that is nowhere so
 
 
 class Facts(NamedTuple):
@@ -49,6 +52,16 @@ class Facts(NamedTuple):
     rank: Tensor  # [B], 1 is the model's most probable token; ties by id
     kept: Tensor  # [B], tokens that could have been drawn
     mass: Tensor  # [B], of those under the model at temperature 1
+
+
+class KeptSet(NamedTuple):
+    """A list of tokens to describe a draw by; fields as in :class:`Kept`."""
+
+    tokens: Tensor
+    log_probs: Tensor
+    known: Tensor
+    start: Tensor
+    log_mass: Tensor  # [B], float64: log-probability of the set under the model; NaN where nobody has summed it
 
 
 def _moments(log_probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,11 +77,23 @@ def statistics(logits: Tensor, scale: Tensor) -> Statistics:
     depth = (logits - top[:, None]) * scale.to(logits.dtype)[:, None]
     log_sum = depth.logsumexp(-1)
     entropy, varentropy = _moments(depth - log_sum[:, None])
-    return Statistics(top, top * scale + log_sum, entropy, varentropy, None)
+    sound = bool(entropy.isfinite().all())
+    return Statistics(top, top * scale + log_sum, entropy, varentropy, sound, None)
 
 
-def largest(logits: Tensor, index: Any, k: Tensor, scale: Tensor, log_sum: Tensor) -> Listed:
-    """List each row's ``k [B]`` largest finite logits, ties by id, with their log-probabilities."""
+def look(logits: Tensor, scale: Tensor, k: int) -> tuple[Statistics, Listed]:
+    """:func:`statistics` and the ``k`` :func:`largest`; the list of rows that are not sound means nothing."""
+    passed = statistics(logits, scale)
+    return passed, largest(logits, None, torch.full_like(scale, k, dtype=torch.int64), scale, passed.logsumexp, None)
+
+
+def largest(logits: Tensor, index: Any, k: Tensor, scale: Tensor, log_sum: Tensor, rows: Tensor | None) -> Listed:
+    """List each row's ``k [B]`` largest finite logits, ties by id, with their log-probabilities.
+
+    Of the given ``rows [R]`` alone, if not None, here and in :func:`above`: the lists are ``[R, K]`` then.
+    """
+    if rows is not None:
+        logits, k, scale, log_sum = logits[rows], k[rows], scale[rows], log_sum[rows]
     size = logits.shape[1]
     wanted = k.clamp(max=size)
     width = int(wanted.max())
@@ -81,18 +106,37 @@ def largest(logits: Tensor, index: Any, k: Tensor, scale: Tensor, log_sum: Tenso
     return Listed(tokens.masked_fill(empty, 0), log_probs.masked_fill(empty, -torch.inf), known, complete)
 
 
-def above(logits: Tensor, index: Any, level: Tensor, scale: Tensor, log_sum: Tensor) -> Listed:
+def above(logits: Tensor, index: Any, level: Tensor, scale: Tensor, log_sum: Tensor, rows: Tensor | None) -> Listed:
     """List the tokens of each row with a log-probability of at least about ``level [B]``, and never fewer than one."""
     log_probs = logits * scale[:, None] - log_sum[:, None]
     margin = 1e-5 * (1 + log_sum.abs())
     k = ((log_probs >= (level - margin)[:, None]) & (logits > -torch.inf)).sum(-1).clamp(min=1)
-    return largest(logits, index, k, scale, log_sum)
+    return largest(logits, index, k, scale, log_sum, rows)
 
 
-def depth(logits: Tensor, index: Any, scale: Tensor, log_sum: Tensor, mass: Tensor) -> Tensor:
-    """How many of the most probable tokens hold at least ``mass [B]``."""
-    probs = (logits * scale[:, None] - log_sum[:, None]).exp().sort(dim=-1, descending=True).values
-    return ((probs.cumsum(-1, dtype=torch.float64) < mass[:, None]).sum(-1) + 1).clamp(max=logits.shape[1])
+def depth(
+    logits: Tensor,
+    index: Any,
+    scale: Tensor,
+    log_sum: Tensor,
+    level: Tensor,
+    mass: Tensor,
+    listed: tuple[Tensor, Tensor],
+) -> Tensor:
+    """How many of the most probable tokens reach down to the last of those :func:`nearest` to ``level [B]``.
+
+    ``listed`` is what is known (log_probs, known): the kernels guess from it and a part of the row.
+    """
+    log_probs = (logits * scale[:, None] - log_sum[:, None]).sort(dim=-1, descending=True).values
+    kept = nearest(log_probs, (log_probs > -torch.inf).sum(-1), level, mass)
+    return logits.shape[1] - kept.flip(-1).to(torch.int8).argmax(-1)
+
+
+def nucleus(log_probs: Tensor, known: Tensor, mass: Tensor) -> Tensor:
+    """Mask of the first tokens of each list up to and with the one that brings their mass to ``mass [B]``."""
+    filled = torch.arange(log_probs.shape[1], device=log_probs.device) < known[:, None]
+    probs = log_probs.double().exp()
+    return (probs.cumsum(-1) - probs < mass[:, None]) & filled
 
 
 def nearest(log_probs: Tensor, known: Tensor, level: Tensor, mass: Tensor) -> Tensor:
@@ -119,10 +163,10 @@ def deviation(logits: Tensor) -> Tensor:
     return ((logits - mean).masked_fill(~finite, 0.0).square().sum(-1) / count.squeeze(-1)).sqrt()
 
 
-def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> Kept:
+def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor, start: Tensor, complete: Tensor) -> Kept:
     """Keep the slots where ``mask [B, K]`` is true (and filled), in their order, renormalised."""
     mask = mask & (log_probs > -torch.inf)
-    to_the_end = mask.gather(-1, known[:, None] - 1).squeeze(-1)
+    short = mask.gather(-1, known[:, None] - 1).squeeze(-1) & ~complete
     count = mask.sum(-1)
     width = max(int(count.max()), 1)
     order = (~mask).to(torch.int8).sort(dim=-1, stable=True).indices[:, :width]
@@ -130,7 +174,11 @@ def restrict(tokens: Tensor, log_probs: Tensor, mask: Tensor, known: Tensor) -> 
     log_mass = kept.logsumexp(-1)
     kept = kept - log_mass[:, None]
     ids = tokens.masked_fill(~mask, 0).gather(-1, order)
-    return Kept(ids, kept, count, log_mass, *_moments(kept), to_the_end)
+    last = order.gather(-1, (count - 1).clamp(min=0)[:, None]).squeeze(-1)
+    joined = (start >= 0) & (last - order[:, 0] + 1 == count)
+    start = torch.where(joined, start + order[:, 0], -1)
+    least = int(count.min())
+    return Kept(ids, kept, count, log_mass, *_moments(kept), start, least, short if bool(short.any()) else None)
 
 
 def noise(seeds: Tensor, tokens: Tensor) -> Tensor:
@@ -164,10 +212,8 @@ def race_all(logits: Tensor, scale: Tensor, index: Any, seeds: Tensor) -> Tensor
     return race(tokens, (logits - logits.amax(-1, keepdim=True)) * scale[:, None], known, seeds)
 
 
-def describe(
-    logits: Tensor, index: Any, log_sum: Tensor, token: Tensor, kept: tuple[Tensor, Tensor, Tensor] | None
-) -> Facts:
-    """Facts of the drawn tokens; ``kept`` is (tokens, log_probs, known) of the set drawn from, None for the vocabulary.
+def describe(logits: Tensor, index: Any, log_sum: Tensor, token: Tensor, kept: KeptSet | None) -> Facts:
+    """Facts of the drawn tokens; ``kept`` is the set drawn from, None for the vocabulary.
 
     For the whole vocabulary ``log_prob`` is the model's own, at temperature 1.
     """
@@ -178,7 +224,7 @@ def describe(
     if kept is None:
         finite = (logits > -torch.inf).sum(-1)
         return Facts(-surprisal, surprisal, before.sum(-1) + 1, finite, torch.ones_like(surprisal))
-    tokens, log_probs, known = kept
+    tokens, log_probs, known, _, _ = kept
     filled = torch.arange(tokens.shape[1], device=logits.device) < known[:, None]
     log_prob = log_probs.masked_fill((tokens != token[:, None]) | ~filled, -torch.inf).amax(-1)
     mass = ((logits.gather(-1, tokens) - log_sum[:, None]).exp() * filled).sum(-1).clamp(max=1.0).to(logits.dtype)
