@@ -186,28 +186,30 @@ def _logit(key):
 
 @njit(cache=True)
 def _sort_keys(keys):
-    """Sort keys whose ids already rise: by radix on the bits of the logit that differ, 11 at a time."""
+    """Sort keys whose ids already rise: by radix, on the bits of the logit that differ."""
     n = keys.size
-    if n < 400:
-        return np.sort(keys)
+    if n < 2:
+        return keys
     lowest = keys[0] >> np.uint64(32)
     highest = lowest
     for key in keys:
         lowest = min(lowest, key >> np.uint64(32))
         highest = max(highest, key >> np.uint64(32))
     base = lowest << np.uint64(32)
+    width = 6 if n < 400 else 11  # bits at a time: more of them want a longer table
+    last = np.uint64((1 << width) - 1)
     other = np.empty_like(keys)
-    starts = np.empty(2049, np.int64)
-    for shift in (32, 43, 54):
-        if (highest - lowest) >> np.uint64(shift - 32) == 0:
+    starts = np.empty((1 << width) + 1, np.int64)
+    for shift in range(0, 32, width):
+        if (highest - lowest) >> np.uint64(shift) == 0:
             break
         starts[:] = 0
         for i in range(n):
-            starts[(((keys[i] - base) >> np.uint64(shift)) & np.uint64(2047)) + np.uint64(1)] += 1
-        for digit in range(2048):
+            starts[(((keys[i] - base) >> np.uint64(32 + shift)) & last) + np.uint64(1)] += 1
+        for digit in range(last):
             starts[digit + 1] += starts[digit]
         for i in range(n):
-            digit = ((keys[i] - base) >> np.uint64(shift)) & np.uint64(2047)
+            digit = ((keys[i] - base) >> np.uint64(32 + shift)) & last
             other[starts[digit]] = keys[i]
             starts[digit] += 1
         keys, other = other, keys
@@ -495,7 +497,7 @@ def _restrict(tokens, log_probs, mask, known, start, complete, out_tokens, out_l
             _restrict_row(row, *each)
     else:
         for row in prange(rows):
-            _restrict_row(row, *each)
+            _restrict_row(np.int64(row), *each)
 
 
 @njit(cache=True)
