@@ -2,6 +2,7 @@
 
 from hartley.info.bounds import Interval, entropy_bounds, top_p_size_bounds, varentropy_bounds
 from hartley.info.cross_entropy_method import Bernoulli, Categorical, CrossEntropyMethod, Gaussian
+from hartley.info.cumulants import Cumulants, token_cumulants
 from hartley.info.divergences import cross_entropy, js_divergence, kl_divergence, mutual_information
 from hartley.info.estimators import Estimate, grassberger, miller_madow, plugin
 from hartley.info.head import Head
@@ -19,6 +20,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "CrossEntropyMethod",
+    "Cumulants",
     "Estimate",
     "Gaussian",
     "Head",
@@ -35,6 +37,7 @@ __all__ = [
     "plugin",
     "renyi_entropy",
     "surprisal",
+    "token_cumulants",
     "top_k_entropy",
     "top_k_mass",
     "top_p_size_bounds",

@@ -4,13 +4,13 @@
 """
 
 import os
-import sys
 import threading
 from types import ModuleType
 
 import torch
 
 from hartley.info.kernels import reference
+from hartley.info.kernels.compiling import announced
 
 _compile_lock = threading.Lock()
 _cpu: ModuleType | None = None
@@ -33,16 +33,10 @@ def _load_cpu() -> ModuleType:
     with _compile_lock:
         if _cpu is not None:
             return _cpu
-        note = "hartley: compiling its CPU kernels, once on this machine (about 20 s)\n"
-        timer = threading.Timer(6.0, lambda: (sys.stderr.write(note), sys.stderr.flush()))
-        timer.daemon = True
-        timer.start()
-        try:
+        with announced("its CPU kernels (about 20 s)"):
             from hartley.info.kernels import cpu
 
             _run_each(cpu)
-        finally:
-            timer.cancel()
         _cpu = cpu
         return cpu
 
