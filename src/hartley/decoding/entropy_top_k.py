@@ -34,12 +34,14 @@ def entropy_top_k(
     def rule(head: Head) -> Head:
         k = entropy_to_k(head.origin.entropy, k_max, k_min, center, slope, h_max)
 
-        def at_least_the_kth(head: Head) -> Tensor:
+        def kth(head: Head) -> Tensor:  # by logits, since log-probabilities may round into ties
             last = torch.minimum(k, head.known)[:, None] - 1
-            values = head.logits.gather(-1, head.tokens)  # log-probabilities may round into ties
-            return (values >= values.gather(-1, last)) & head.filled
+            return head.logits.gather(-1, head.tokens.gather(-1, last))
 
-        return head.keep(at_least_the_kth, k=k + 1)
+        def tied(head: Head) -> Tensor:
+            return (head.logits.gather(-1, head.tokens) >= kth(head)) & head.filled
+
+        return head.widen(k=k + 1).keep(tied, k=lambda head: (head.logits >= kth(head)).sum(-1) + 1)
 
     return rule
 
