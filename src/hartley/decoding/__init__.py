@@ -1,7 +1,10 @@
 """Sampling: turn a model's distribution into the one a token is drawn from, and say what was drawn."""
 
+from hartley.decoding.budget import STRATEGIES, DiffAdaptRouter, Strategy
 from hartley.decoding.conformance import check_sampler
 from hartley.decoding.cutoffs import epsilon_cutoff, eta_cutoff
+from hartley.decoding.difficulty import Thresholds, fit_thresholds, label_difficulty, trace_entropy
+from hartley.decoding.difficulty_probe import DifficultyProbe
 from hartley.decoding.draw import Draw
 from hartley.decoding.entropy_top_k import entropy_to_k, entropy_top_k
 from hartley.decoding.in_context_navigation import InContextNavigator
@@ -19,9 +22,14 @@ from hartley.decoding.top_p import top_p
 from hartley.decoding.typical_p import typical_p
 
 __all__ = [
+    "STRATEGIES",
+    "DiffAdaptRouter",
+    "DifficultyProbe",
     "Draw",
     "InContextNavigator",
     "Sampler",
+    "Strategy",
+    "Thresholds",
     "Truncation",
     "as_logits_processor",
     "chain",
@@ -30,6 +38,8 @@ __all__ = [
     "entropy_top_k",
     "epsilon_cutoff",
     "eta_cutoff",
+    "fit_thresholds",
+    "label_difficulty",
     "min_p",
     "mirostat",
     "parse",
@@ -40,6 +50,7 @@ __all__ = [
     "top_k",
     "top_n_sigma",
     "top_p",
+    "trace_entropy",
     "truncation",
     "typical_p",
 ]

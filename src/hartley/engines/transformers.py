@@ -1,5 +1,6 @@
 """The engine for everything else: any causal model of transformers, on any device, with hidden states."""
 
+import hashlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -80,17 +81,37 @@ class TransformersEngine:
         found = self.model(torch.tensor([ids], device=self.model.device), output_hidden_states=True).hidden_states
         return torch.stack([layer[0] for layer in found])
 
+    @torch.no_grad()
+    def final_hidden(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Last-layer hidden state ``[B, D]``, float32, on the CPU, at the final token of each prompt, read together.
+
+        Of prompts of different lengths the padding changes nothing but the last digits, as in :meth:`start`.
+        """
+        ids, mask = _padded(prompts, self.model.device)
+        found = self.model(
+            ids, attention_mask=mask, output_hidden_states=True, use_cache=False, **self.last_only, **self._places(mask)
+        )
+        return found.hidden_states[-1][:, -1].float().cpu()
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that tell these weights from others: the beginning of every tensor, hashed."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            beginning = tensor.detach().flatten()[:1024].cpu().contiguous().view(torch.uint8)
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode() + beginning.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _places(self, mask: Tensor) -> dict[str, Tensor]:
+        """Position ids ``[B, T]`` that count from each row's first token, for models that take them."""
+        return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if self.takes_positions else {}
+
 
 class TransformersSession:
     """A batch with its attention mask ``[B, T]`` and its cache of keys and values."""
 
     def __init__(self, engine: TransformersEngine, prompts: Sequence[Sequence[int]]) -> None:
         self.engine = engine
-        longest = max(len(prompt) for prompt in prompts)
-        device = engine.model.device
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        self.mask = (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+        ids, self.mask = _padded(prompts, engine.model.device)
         self.past: Any = None
         self._read(ids)
 
@@ -115,8 +136,15 @@ class TransformersSession:
 
     @torch.inference_mode()
     def _read(self, ids: Tensor) -> None:
-        extra: dict[str, Any] = dict(self.engine.last_only)
-        if self.engine.takes_positions:
-            extra["position_ids"] = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        places = {name: ids_at[:, -ids.shape[1] :] for name, ids_at in self.engine._places(self.mask).items()}
+        extra: dict[str, Any] = {**self.engine.last_only, **places}
         out = self.engine.model(ids, attention_mask=self.mask, past_key_values=self.past, use_cache=True, **extra)
         self.past, self.next = out.past_key_values, out.logits[:, -1]
+
+
+def _padded(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
+    """Prompts padded on the left to one length, token ids ``[B, T]``, and their mask, 1 where a token stands."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return ids, (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
