@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 from hartley.report import compare_page, measures, tokens_page
+from hartley.report.readers import Reading, Text
+from hartley.report.report_page import report_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -104,3 +106,48 @@ def test_the_figure_of_a_comparison_is_drawn(show, runs):
     table = measures.measure(runs)
     page = show(compare_page(runs, table, figure=measures.figure(table, "svg")))
     assert page.locator("img.figure").evaluate("e => e.decode().then(() => e.naturalWidth)") > 100
+
+
+def report_of(run, times):
+    tokens = [
+        {**token, "entropy": None, "entropy_low": token["entropy"], "entropy_high": token["entropy"] + 0.5}
+        for _ in range(times)
+        for token in run
+    ]
+    return Reading("answer.json", "OpenAI chat", [Text("text", tokens)], vocab_size=50_000)
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+@pytest.mark.parametrize("times", [1, 300])
+def test_no_report_is_wider_than_the_screen(show, run, width, times):
+    for files in (1, 2):
+        page = show(report_page([report_of(run, times)] * files), viewport={"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_column_of_a_long_strip_leads_to_its_part_of_the_text(show, run):
+    page = show(report_page([report_of(run, 300)]))
+    page.locator(".strip .hit").nth(400).click(force=True)
+    target = page.locator(":target")
+    assert "chunk" in target.get_attribute("class")
+    assert target.evaluate("e => e.getBoundingClientRect().top < innerHeight && e.getBoundingClientRect().bottom > 0")
+
+
+@pytest.mark.slow
+def test_100000_tokens_take_a_browser_under_three_seconds(show, run):
+    """Seconds the renderer's main thread works until the page is painted; other work on the machine does not count."""
+    page = show("<!doctype html>")
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    text = report_page(
+        [report_of([{**token, "text": token["text"] or " a"} for token in run], 100_000 // len(run) + 1)]
+    )
+    file = page.url.removeprefix("file://")
+    with open(file, "w", encoding="utf-8") as target:
+        target.write(text)
+    before = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    page.goto(f"file://{file}", timeout=200_000)
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    after = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    assert page.locator(".chunk span").count() >= 100_000
+    assert after["ThreadTime"] - before["ThreadTime"] < 3.0

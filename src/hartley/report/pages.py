@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import hartley
+from hartley.report.intervals import ends, entropy_written
 from hartley.report.scale import DARK, LIGHT, UNDERLINED, quoted, step_names, step_of, visible
 
 Token = Mapping[str, Any]
@@ -87,9 +88,11 @@ def percent(share: float) -> str:
 
 def _facts(token: Token) -> list[tuple[str, str]]:
     surprisal = token["surprisal"]
-    facts = [("surprisal", f"{surprisal:.3f} nats (p = {percent(math.exp(-surprisal))})")]
-    if token.get("entropy") is not None:
-        facts.append(("entropy", f"{token['entropy']:.3f} nats"))
+    facts = [("surprisal", "not told")]
+    if surprisal is not None:
+        facts = [("surprisal", f"{surprisal:.3f} nats (p = {percent(math.exp(-surprisal))})")]
+    if ends(token) is not None:
+        facts.append(("entropy", entropy_written(token, digits=3)))
     if token.get("varentropy") is not None:
         facts.append(("varentropy", f"{token['varentropy']:.3f} nats²"))
     if token.get("rank") is not None:

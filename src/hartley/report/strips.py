@@ -17,7 +17,10 @@ class Strip(NamedTuple):
     area: str
     dots: list[tuple[float, float]]
     ticks: list[tuple[float, str]]
-    notes: list[str]  # one a token, shown when pointed at
+    notes: list[str]  # one a column, shown when pointed at
+    band: str = ""  # from the values up to the higher ends, where the values are lower ends of intervals
+    links: Sequence[str] = ()  # where each column leads, if not to the token of its number
+    tokens: int = 0  # how many there are, where a column stands for several
 
 
 def strip(
@@ -27,14 +30,18 @@ def strip(
     notes: Sequence[str],
     dots: Sequence[float | None] = (),
     log: bool = False,
+    highs: Sequence[float | None] = (),
+    reach: float = 0.0,
 ) -> Strip | None:
     """Lay out ``values``, one a token, as a step line, and ``dots`` over it; None where there are no values.
 
-    The axis starts at 0, or just below 1 with ``log``, whose values are counts (at least 1).
+    The axis starts at 0, or just below 1 with ``log``, whose values are counts (at least 1), and reaches ``reach`` at
+    least. With ``highs`` the values are the lower ends of intervals, and a band is laid from them to these.
     """
-    known = [value for value in (*values, *dots) if value is not None and math.isfinite(value)]
+    known = [value for value in (*values, *dots, *highs) if value is not None and math.isfinite(value)]
     if not known or all(value is None for value in values):
         return None
+    known.append(reach)
     marks = log_marks(max(known)) if log else marks_to(max(known))
     top = max(marks[-1], max(known))
 
@@ -47,7 +54,13 @@ def strip(
     steps = " ".join(f"V{height(value):g}H{place}" for place, value in enumerate(values, 1))
     points = [(place + 0.5, height(dot)) for place, dot in enumerate(dots) if dot is not None]
     ticks = [(height(mark), f"{mark:,g}") for mark in marks]
-    return Strip(title, unit, len(values), f"M0 {HEIGHT:g}{steps}V{HEIGHT:g}Z", points, ticks, list(notes))
+    band = ""
+    if highs:
+        pairs = [(low, low if high is None else high) for low, high in zip(values, highs, strict=True)]
+        there = " ".join(f"V{height(high):g}H{place}" for place, (_, high) in enumerate(pairs, 1))
+        back = " ".join(f"V{height(low):g}H{place}" for place, (low, _) in reversed(list(enumerate(pairs))))
+        band = f"M0 {height(pairs[0][0]):g}{there}{back}Z"
+    return Strip(title, unit, len(values), f"M0 {HEIGHT:g}{steps}V{HEIGHT:g}Z", points, ticks, list(notes), band)
 
 
 def marks_to(highest: float) -> list[float]:

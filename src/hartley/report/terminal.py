@@ -12,11 +12,15 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
+from hartley.report.calibration import Calibration
+from hartley.report.intervals import Bounds, ends, written
 from hartley.report.measures import MEASURES, Run, measured
 from hartley.report.measures import Table as Measured
 from hartley.report.pages import decimal, percent
-from hartley.report.scale import DARK, EDGES, UNDERLINED, step_of, visible
+from hartley.report.readers import Reading
+from hartley.report.scale import DARK, EDGES, UNDERLINED, quoted, step_of, visible
 from hartley.report.summary import Token
+from hartley.report.whole_run import compared, run_totals, span_facts, uncertain_spans
 
 STYLES = ("", *(f"{fore} on {back}{' underline' * (step >= UNDERLINED)}" for step, (back, fore) in enumerate(DARK, 1)))
 STYLES_16 = (
@@ -29,6 +33,7 @@ STYLES_16 = (
     "black on yellow underline",
 )
 BLOCKS = "▁▂▃▄▅▆▇█"
+MOST = 1_000  # tokens of a file whose text is printed
 ASCII_BLOCKS = "_.-=+*%#"
 
 
@@ -94,22 +99,28 @@ def legend(console: Console) -> Text:
     return text
 
 
-def chart(values: Sequence[float | None], width: int, blocks: str = BLOCKS) -> str:
-    """``values`` in one line of blocks from 0 to the largest, at most ``width``; neighbours are averaged to fit.
+def chart(values: Sequence[float | None], width: int, blocks: str = BLOCKS, top: float = 0.0) -> str:
+    """``values`` in one line of blocks from 0 to the largest mean, or to ``top`` if that is more, at most ``width``.
+
+    Neighbours are averaged to fit.
 
     >>> chart([0.0, 1.0, 2.0, 7.0], 10)
     '▁▂▃█'
     >>> chart([0.0, 2.0, 7.0, 7.0], 2)
     '▂█'
     """
-    known = [value for value in values if value is not None]
-    columns = min(width, len(known))
-    if columns < 1:
+    columns = means([value for value in values if value is not None], width)
+    if not columns:
         return ""
-    edges = [len(known) * place // columns for place in range(columns + 1)]
-    means = [sum(known[low:high]) / (high - low) for low, high in itertools.pairwise(edges)]
-    top = max(means) or 1.0
-    return "".join(blocks[min(len(blocks) - 1, int(mean / top * len(blocks)))] for mean in means)
+    top = max(top, *columns) or 1.0
+    return "".join(blocks[min(len(blocks) - 1, int(mean / top * len(blocks)))] for mean in columns)
+
+
+def means(values: Sequence[float], width: int) -> list[float]:
+    """``values`` averaged with their neighbours to be at most ``width``."""
+    columns = min(width, len(values))
+    edges = [len(values) * place // columns for place in range(columns + 1)] if columns > 0 else []
+    return [sum(values[low:high]) / (high - low) for low, high in itertools.pairwise(edges)]
 
 
 def summary(found: Mapping[str, Any], tokens: Sequence[Token], console: Console) -> RenderableType:
@@ -117,17 +128,19 @@ def summary(found: Mapping[str, Any], tokens: Sequence[Token], console: Console)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     both = "{}  {}"
-    table.add_row(
-        "entropy",
-        both.format(
-            decimal(found["mean_entropy"], "nats a token"), decimal(found["bits_per_byte_entropy"], "bits per byte")
-        ),
+    entropy = both.format(
+        decimal(found["mean_entropy"], "nats a token"), decimal(found["bits_per_byte_entropy"], "bits per byte")
     )
+    bounded = found.get("mean_entropy_low") is not None
+    if bounded:
+        entropy = written(Bounds(found["mean_entropy_low"], found["mean_entropy_high"]), "nats a token", digits=3)
+    table.add_row("entropy", entropy)
     table.add_row(
         "surprisal",
         both.format(decimal(found["mean_surprisal"], "nats a token"), decimal(found["bits_per_byte"], "bits per byte")),
     )
-    table.add_row("varentropy", decimal(found["mean_varentropy"], "nats² a token"))
+    if found["mean_varentropy"] is not None or not bounded:
+        table.add_row("varentropy", decimal(found["mean_varentropy"], "nats² a token"))
     if found["mean_kept"] is not None:
         mass = f", {percent(found['mean_mass'])} of the mass" if found["mean_mass"] is not None else ""
         low, high = found["min_kept"], found["max_kept"]
@@ -141,11 +154,14 @@ def summary(found: Mapping[str, Any], tokens: Sequence[Token], console: Console)
     if found.get("seconds_to_first_token") is not None:
         run.append(f"first after {found['seconds_to_first_token']:.2f} s")
     table.add_row("length", ", ".join(run))
-    known = [found.get(key) for key in ("model", "engine", "dtype")]
+    known = [found.get(key) for key in ("format", "model", "engine", "dtype")]
     made = " ".join(str(fact) for fact in known if fact)
     if found.get("seed") is not None:
         made += f", {found.get('sampler') or 'plain sampling'}, seed {found['seed']}"
-    table.add_row("run", Text(made))
+    table.add_row("run", Text(visible(made)))
+    if bounded:
+        _bounded_course(table, tokens, console)
+        return table
     entropies = [token.get("entropy") for token in tokens]
     line = chart(entropies, console.width - 14, ASCII_BLOCKS if console.options.ascii_only else BLOCKS)
     if not line:
@@ -157,6 +173,58 @@ def summary(found: Mapping[str, Any], tokens: Sequence[Token], console: Console)
     table.add_row("course", Text(line, no_wrap=True))
     table.add_row("", Text(axis, "dim"))
     return table
+
+
+def _bounded_course(table: Table, tokens: Sequence[Token], console: Console) -> None:
+    """The strip charts of the lower and the upper ends, on one scale."""
+    bounds = [one for token in tokens if (one := ends(token)) is not None]
+    blocks = ASCII_BLOCKS if console.options.ascii_only else BLOCKS
+    width = max(1, console.width - 14)
+    highs = [one.high for one in bounds if one.high is not None]
+    limited = len(highs) == len(bounds)
+    top = max(means(highs, width)) if limited else 0.0
+    if limited:
+        table.add_row("at most", Text(chart(highs, width, blocks), no_wrap=True))
+    table.add_row("at least", Text(chart([one.low for one in bounds], width, blocks, top), no_wrap=True))
+    many = f"in means of {len(bounds) / width:.1f} tokens" if len(bounds) > width else "of each token"
+    reach = max(highs) if limited else max(one.low for one in bounds)
+    table.add_row("", Text(f"entropy {many}, highest single bound {reach:.2f} nats", "dim"))
+
+
+def report(
+    readings: Mapping[str, Reading], calibrations: Mapping[str, Calibration], console: Console
+) -> RenderableType:
+    """One or two files: their texts where they are short, their totals, where the model was least sure."""
+    parts: list[RenderableType] = [legend(console)]
+    totals = {name: run_totals(reading) for name, reading in readings.items()}
+    notes = dict.fromkeys(note for found in totals.values() for note in found["notes"])
+    for name, reading in readings.items():
+        parts += ["", Text(name, "bold")]
+        room = MOST
+        for text in reading.texts:
+            head = text.tokens[:room]
+            room -= len(head)
+            if len(reading.texts) > 1 and head:
+                parts.append(Text(visible(text.name), "dim"))
+            if head:
+                parts.append(coloured(head, console))
+        left = sum(len(text.tokens) for text in reading.texts) - MOST
+        if left > 0:
+            parts.append(Text(f"... and {left:,} more tokens, which --html shows", "dim"))
+        parts += ["", summary(totals[name], reading.tokens, console), "", Text("Most uncertain spans")]
+        for number, span in enumerate(uncertain_spans(reading, 5), 1):
+            parts.append(
+                Text.assemble(f"{number}. {quoted(span.words)}  ", (span_facts(span, len(reading.counted) > 1), "dim"))
+            )
+        if name in calibrations:
+            parts += ["", Text(calibrations[name].finding)]
+    if len(readings) == 2:
+        table = Table("", *readings, "difference")
+        for words, values in compared(list(totals.values())):
+            table.add_row(words, *values)
+        parts += ["", table, Text("Mean ± one standard error over the tokens, taken as independent", "dim")]
+    parts += [Text(f"Note: {visible(note)}", "dim") for note in notes]
+    return Group(*parts)
 
 
 def comparison(runs: Sequence[Run], table: Measured, console: Console) -> RenderableType:

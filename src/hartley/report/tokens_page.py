@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hartley.report.intervals import ends, entropy_written
 from hartley.report.pages import Token, cell, decimal, name_of, render, rows
 from hartley.report.scale import visible
 from hartley.report.strips import strip
@@ -26,7 +27,7 @@ def tokens_page(
     >>> "&lt;u&gt;" in page, "<u>" in page
     (True, False)
     """
-    notes = [_note(number, token) for number, token in enumerate(tokens, 1)]
+    notes = [note_of(number, token) for number, token in enumerate(tokens, 1)]
     entropy = strip(
         "Entropy before each token",
         "nats",
@@ -72,10 +73,12 @@ def _digits(name: str, value: float) -> int:
     return 0 if name == "length" or value >= 1000 else 1 if name == "kept" else 3
 
 
-def _note(number: int, token: Token) -> str:
-    facts = [f"{number}. {name_of(token)}", f"surprisal {token['surprisal']:.2f} nats"]
-    if token.get("entropy") is not None:
-        facts.append(f"entropy {token['entropy']:.2f} nats")
+def note_of(number: int, token: Token) -> str:
+    facts = [f"{number}. {name_of(token)}"]
+    if token["surprisal"] is not None:
+        facts.append(f"surprisal {token['surprisal']:.2f} nats")
+    if ends(token) is not None:
+        facts.append(f"entropy {entropy_written(token)}")
     if token.get("kept") is not None:
         facts.append(f"kept {token['kept']:,}")
     return ", ".join(facts)
