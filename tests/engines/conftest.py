@@ -1,3 +1,5 @@
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +7,7 @@ import pytest
 
 from hartley.engines import open_engine
 from hartley.models import Model, load
-from tiny_models import write_folder
+from tiny_models import write_folder, write_gguf
 
 
 @pytest.fixture(scope="session")
@@ -18,11 +20,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
         return load(directory, progress=lambda message: None)
 
 
-@pytest.fixture(scope="session", params=["transformers", "onnx float32", "onnx int8"])
-def engine(request: pytest.FixtureRequest, tiny: Model) -> Any:
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The same tiny Llama with the GGUF file it could have come from."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_gguf(path, seed=1)
+    return replace(tiny, gguf=path)
+
+
+@pytest.fixture(scope="session", params=["transformers", "onnx float32", "onnx int8", "llama"])
+def engine(request: pytest.FixtureRequest, tiny: Model, tiny_gguf: Model) -> Any:
     """Every engine on the tiny model."""
     name, *dtype = request.param.split()
-    return open_engine(tiny, name, *dtype, device="cpu")
+    if name == "llama" and find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed")
+    return open_engine(tiny_gguf if name == "llama" else tiny, name, *dtype, device="cpu")
 
 
 @pytest.fixture
