@@ -1,4 +1,5 @@
 import math
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_an_engine_agrees_with_itself(tiny):
 
 
 def test_the_record_keeps_what_was_promised():
-    bounds = {"int8": 0.01, "float32": 1e-6}
+    bounds = {"int8": 0.01, "float32": 1e-6, "Q4_1": 0.01}
     for row in recorded()["rows"]:
         assert row["kl"] < bounds[row["dtype"]]
 
@@ -49,7 +50,9 @@ def test_the_record_is_true_of_the_default_model(moby_dick):
     reference = open_engine("smollm2", "transformers", "float32", device="cpu")
     ids = reference.tokenizer.encode(moby_dick)[:300]
     for row in (row for row in recorded()["rows"] if row["text"] == "Moby Dick"):
-        found = fidelity(open_engine("smollm2", "onnx", row["dtype"]), reference, ids)
+        if row["engine"] == "llama" and find_spec("llama_cpp") is None:
+            continue
+        found = fidelity(open_engine("smollm2", row["engine"], row["dtype"]), reference, ids)
         assert found.kl < 1.5 * row["kl"] + 1e-9
         assert found.agreement > row["agreement"] - 0.05
 

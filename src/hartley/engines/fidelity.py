@@ -43,8 +43,8 @@ def fidelity(engine: Engine, reference: Engine, *texts: Sequence[int]) -> Fideli
 
 
 def recorded() -> dict[str, Any]:
-    """The measurement shipped with this version: the packed default model against transformers in float32.
+    """The measurement shipped with this version: the default model in each fast engine against transformers, float32.
 
-    Written by ``python -m benchmarks.fidelity``; ``rows`` has :class:`Fidelity`'s fields for each dtype and text.
+    Written by ``python -m benchmarks.fidelity``; ``rows`` has :class:`Fidelity`'s fields for each engine and text.
     """
     return json.loads(files("hartley.engines").joinpath("fidelity.json").read_text(encoding="utf-8"))

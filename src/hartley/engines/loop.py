@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from hartley.decoding import Sampler
+from hartley.decoding.states import take
 from hartley.engines.protocol import Engine, check_ids
 from hartley.models.tokenizer import TextStream
 
@@ -58,14 +59,19 @@ def generate(engine: Engine, requests: Sequence[Request], *, cancel: Event | Non
     Raises ``ValueError``, before anything is run, for an empty prompt, a prompt that leaves no room in the context,
     an unknown token, ``max_tokens`` below 1 or an empty stop string, naming the request.
     """
-    rows = [_Row(engine, index, request) for index, request in enumerate(requests)]
-    return _run(engine, rows, cancel)
+    own = getattr(engine, "generate", None)  # one that runs its own decode loop
+    return _run(engine, rows_of(engine, requests), cancel) if own is None else own(requests, cancel)
 
 
-def _run(engine: Engine, rows: "list[_Row]", cancel: Event | None) -> Iterator[Step]:
+def rows_of(engine: Any, requests: Sequence[Request]) -> "list[Row]":
+    """The requests as rows under way, each checked; raises what :func:`generate` does."""
+    return [Row(engine, index, request) for index, request in enumerate(requests)]
+
+
+def _run(engine: Engine, rows: "list[Row]", cancel: Event | None) -> Iterator[Step]:
     if not rows:
         return
-    groups: dict[Sampler, list[_Row]] = {}
+    groups: dict[Sampler, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.request.sampler, []).append(row)
     states = {sampler: sampler.init(len(group)) for sampler, group in groups.items()}
@@ -92,7 +98,7 @@ def _run(engine: Engine, rows: "list[_Row]", cancel: Event | None) -> Iterator[S
                 for sampler, group in list(groups.items()):
                     left = [i for i, row in enumerate(group) if row.finish is None]
                     if left:
-                        groups[sampler], states[sampler] = [group[i] for i in left], _take(states[sampler], left)
+                        groups[sampler], states[sampler] = [group[i] for i in left], take(states[sampler], left)
                     else:
                         del groups[sampler], states[sampler]
                 rows = [rows[place] for place in going]
@@ -102,7 +108,7 @@ def _run(engine: Engine, rows: "list[_Row]", cancel: Event | None) -> Iterator[S
         session.close()
 
 
-class _Row:
+class Row:
     """A request under way."""
 
     def __init__(self, engine: Engine, index: int, request: Request) -> None:
@@ -177,10 +183,3 @@ def _ids(engine: Engine, prompt: str | Sequence[int]) -> list[int]:
 def _overlap(text: str, stop: str) -> int:
     """How many characters at the end of ``text`` begin ``stop``."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)
-
-
-def _take(state: Any, rows: list[int]) -> Any:
-    """The state of these rows: None, a tensor with a row each, or a tuple of those."""
-    if state is None:
-        return None
-    return tuple(_take(part, rows) for part in state) if isinstance(state, tuple) else state[rows]

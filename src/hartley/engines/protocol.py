@@ -31,7 +31,7 @@ class Session(Protocol):
 class Engine(Protocol):
     """A model that is open."""
 
-    name: str  #: "onnx" or "transformers"
+    name: str  #: "onnx", "transformers" or "llama"
     model_name: str
     dtype: str  #: of the weights as they are run: "int8", "float32", "bfloat16"
     vocab_size: int  #: V, the number of logits

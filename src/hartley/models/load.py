@@ -34,6 +34,7 @@ class Model:
     directory: Path
     cache: Path  #: the folder in the user's cache that holds what was made of this model
     progress: Progress = field(default=say, repr=False, compare=False)
+    gguf: Path | None = None  #: the file it was converted from, if it was one
 
     def packed_directory(self, dtype: str = "int8") -> Path:
         """The folder that ONNX Runtime GenAI opens, made the first time (20 s for the default model).
@@ -103,7 +104,7 @@ def _convert(name: str, path: Path, fingerprint: str, progress: Progress) -> Mod
             convert_gguf(path, scratch)
 
         build_once(target, build, needs=size + size // 8, progress=progress)
-    return Model(name, target, cache, progress)
+    return Model(name, target, cache, progress, gguf=path.resolve())
 
 
 def _folder(name: str, directory: Path, progress: Progress) -> Model:
