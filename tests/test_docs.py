@@ -1,6 +1,7 @@
 """Every Python example in the README and the documentation runs."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 NEEDS_MODEL = "open_engine"
+EXTRAS = {'"llama"': "llama_cpp"}  # engines that are installed apart
 
 
 def examples() -> list[object]:
@@ -17,6 +19,11 @@ def examples() -> list[object]:
         code = "\n".join(BLOCK.findall(page.read_text(encoding="utf-8")))
         if code:
             marks = [pytest.mark.model] if NEEDS_MODEL in code else []
+            marks += [
+                pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
+                for engine, package in EXTRAS.items()
+                if engine in code
+            ]
             found.append(pytest.param(code, id=str(page.relative_to(ROOT)), marks=marks))
     return found
 

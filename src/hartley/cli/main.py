@@ -9,10 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 import hartley
+from hartley.cli.batch import Batch, batch
 from hartley.cli.compare import compare
+from hartley.cli.detect import detect
 from hartley.cli.env import env
 from hartley.cli.generate import generate
 from hartley.cli.papers import papers, reproduce
+from hartley.cli.probe import probe
+from hartley.cli.query import query
+from hartley.cli.report import report
 
 
 class Commands(TyperGroup):
@@ -52,8 +57,9 @@ def options(
     """Measure, steer and spend the entropy of real models."""
 
 
-for command in (generate, compare, papers, reproduce, env):
+for command in (generate, compare, query, report, detect, probe, papers, reproduce, env):
     app.command()(command)
+app.command(cls=Batch)(batch)
 
 
 def main() -> None:

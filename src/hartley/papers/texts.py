@@ -88,6 +88,12 @@ def passages() -> list[str]:
     return files("hartley.papers").joinpath("data/moby_dick.txt").read_text(encoding="utf-8").strip().split("\n\n")
 
 
+def speeches() -> list[str]:
+    """An excerpt of each of 40 State of the Union addresses, 1790 to 2016, public domain (licence beside the file)."""
+    path = files("hartley.papers").joinpath("data/state_of_the_union.txt")
+    return path.read_text(encoding="utf-8").strip().split("\n\n")
+
+
 def read(engine: Engine, prompt: Sequence[int], tokens: Sequence[int]) -> Text:
     """What the model makes of ``tokens`` that somebody else wrote after ``prompt``."""
     logits = logits_of(engine, [*prompt, *tokens])[len(prompt) - 1 : -1]
