@@ -244,6 +244,13 @@ def test_a_batch_run_is_read_in_the_order_of_its_tokens(tmp_path):
     assert read(tmp_path, stream=Stream).texts[0].text == " 40 41 42."
 
 
+def test_a_batch_run_of_another_version_is_refused(tmp_path):
+    write_run(tmp_path, *run_rows())
+    (tmp_path / "run.json").write_text('{"format": 999}')
+    with pytest.raises(ValueError, match="format 999; this version"):
+        read(tmp_path)
+
+
 def test_a_batch_run_that_has_the_text_of_its_tokens_needs_no_model(tmp_path):
     texts, tokens = run_rows()
     texts.append(texts[0] | {"id": "c", "text": None, "finish_reason": "error", "n_tokens": None})

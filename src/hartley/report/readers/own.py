@@ -6,6 +6,7 @@ from typing import Any
 
 from hartley.report.readers.numbers import at_least, items, log_prob, mapping, own_numbers, string, whole
 from hartley.report.readers.reading import Reading, Text
+from hartley.report.run_folder import settings_of
 
 TEXTS = ("id", "prompt", "text", "finish_reason", "n_tokens")
 TOKENS = ("id", "position", "token_id", "surprisal", "entropy", "varentropy", "rank", "kept", "mass")
@@ -71,6 +72,8 @@ def is_run(path: Path) -> bool:
 
 def read_run(path: Path) -> Reading:
     """Read the folder of ``hartley batch``; where it has no text of the tokens, they show as their ids."""
+    if (path / "run.json").exists():
+        settings_of(path)  # refuses the folder of another version
     texts = {}
     for row in _rows(path, "texts", TEXTS):
         if row["id"] in texts:
