@@ -8,6 +8,7 @@ of every run on both sides.
 """
 
 import ctypes
+import os
 import statistics
 import sys
 import time
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "300")  # as the command line has it; read when torch is loaded
 
 import torch
 from rich.console import Console

@@ -1,5 +1,6 @@
 """Starting up, the help and how errors look."""
 
+import os
 import subprocess
 import sys
 
@@ -26,6 +27,21 @@ def test_the_help_imports_nothing_heavy():
     found = python(code)
     assert "--sampler" in found.stdout
     assert "HEAVY []" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "300"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_do_not_spin_for_long_unless_asked_to(given, expected):
+    code = (
+        "import os, sys; sys.argv = ['hartley', '--version']\n"
+        "from hartley.cli.main import main\n"
+        "try: main()\n"
+        "finally: print('SPIN', os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    own = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    assert f"SPIN {expected} False" in python(code, **own, **given).stdout
 
 
 def test_version(hartley):
