@@ -65,8 +65,7 @@ app.command(cls=Batch)(batch)
 def main() -> None:
     """Run the command line."""
     # The threads of torch, numba and llama.cpp (two OpenMP runtimes) wait for one another by spinning, by default for
-    # milliseconds, on cores that the others need: a tenth slower on two idle cores, a hundred times on busy ones. Read
-    # once, when torch is loaded.
+    # milliseconds, on cores that the others need. Read once, when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "300")
     for stream in (sys.stdout, sys.stderr):
