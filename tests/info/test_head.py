@@ -157,6 +157,13 @@ def test_facts_of_any_token(logits, seed):
         assert (head.facts(drawn).log_prob > -torch.inf).all()
 
 
+@pytest.mark.parametrize("token", [-1, 50, 10**9])
+def test_a_token_outside_the_vocabulary_is_refused(token):
+    for head in (Head.of(torch.zeros(2, 50)), top_k(3).apply(Head.of(torch.zeros(2, 50)), None)):
+        with pytest.raises(ValueError, match=f"token must be in 0 .. 49; got {token}"):
+            head.facts(torch.tensor([3, token]))
+
+
 def test_half_precision_is_read_as_float32_and_float64_stays():
     logits = torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float16, torch.bfloat16):

@@ -261,7 +261,13 @@ class Head:
         return self._kernels.race_all(self.logits, self.scale, self.index, seeds)
 
     def facts(self, token: Tensor) -> Facts:
-        """What is known of one token a row, int64 ``[B]``, drawn or given; ``log_prob`` is -inf for a removed one."""
+        """What is known of one token a row, int64 ``[B]``, drawn or given; ``log_prob`` is -inf for a removed one.
+
+        Raises ``ValueError`` for a token that is not one of the vocabulary: kernels check no bounds.
+        """
+        low, high = (int(end) for end in token.aminmax())
+        if low < 0 or high >= self.logits.shape[1]:
+            raise ValueError(f"token must be in 0 .. {self.logits.shape[1] - 1}; got {low if low < 0 else high}")
         own = self.origin.logsumexp
         if self.restricted:
             log_mass = self.logsumexp - own
