@@ -1,7 +1,7 @@
 """An engine of a Markov source: a real distribution at every step, and nothing to load or to wait for."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class MarkovSession:
 
     def append(self, tokens: Sequence[int]) -> None:
         self.last = list(tokens)
+
+    def add(self, prompt: Sequence[int], room: int) -> Iterator[None]:
+        self.last = [*self.last, prompt[-1]]
+        return iter(())
 
     def keep(self, rows: Sequence[int]) -> None:
         self.last = [self.last[row] for row in rows]

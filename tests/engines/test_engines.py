@@ -45,6 +45,79 @@ def test_prompts_in_a_batch_go_on_as_they_would_alone(engine):
     session.close()
 
 
+def test_rows_join_and_leave_as_if_they_were_alone(engine):
+    """In ONNX Runtime bit for bit, int8 and float32; elsewhere to rounding."""
+    draw = torch.Generator().manual_seed(0)
+    texts = [torch.randint(3, 260, (n,), generator=draw).tolist() for n in (7, 200, 1, 40, 230, 12, 30)]
+    singles = [engine.start([text], [40]) for text in texts]
+    session = engine.start([], [])
+    going: list[int] = []
+    waiting = list(range(len(texts)))
+    while going or waiting:
+        if waiting:
+            row = waiting.pop(0)
+            for _ in session.add(texts[row], 40):
+                pass  # the others could go on here
+            going.append(row)
+        logits = session.logits()
+        assert logits.shape == (len(going), engine.vocab_size)
+        for place, row in enumerate(going):
+            if engine.name == "onnx":
+                assert torch.equal(singles[row].logits()[0], logits[place])
+            close = {"rtol": 0, "atol": ROUNDING[engine.dtype]}
+            torch.testing.assert_close(singles[row].logits()[0], logits[place], **close)
+        drawn = logits.argmax(-1).tolist()
+        left = [place for place, row in enumerate(going) if len(texts[row]) % 3 or len(texts[row]) < 40]
+        for place, row in enumerate(going):
+            texts[row].append(drawn[place])
+            singles[row].append([drawn[place]])
+        if len(left) < len(going) or len(going) == 5:
+            left = left[1:] if len(going) == 5 else left
+            session.keep(left)
+            going, drawn = [going[place] for place in left], [drawn[place] for place in left]
+        if not waiting and len(texts[-1]) > 35:
+            break
+        if going:
+            session.append(drawn)
+    session.keep([])
+    for _ in session.add([5, 6], 2):
+        pass
+    assert torch.equal(session.logits(), engine.start([[5, 6]], [2]).logits())
+    session.close()
+
+
+def test_a_long_prompt_is_read_in_turns_while_others_go_on(engine):
+    if engine.name == "transformers":
+        pytest.skip("reads a prompt in one go")
+    text = torch.randint(3, 260, (400,), generator=torch.Generator().manual_seed(3)).tolist()
+    session, alone = engine.start([[5]], [9]), engine.start([[5]], [9])
+    turns = session.add(text, 4)
+    next(turns)
+    for token in (9, 10, 11):
+        session.append([token])
+        alone.append([token])
+        torch.testing.assert_close(session.logits(), alone.logits(), rtol=0, atol=ROUNDING[engine.dtype])
+    assert list(turns) == []
+    close = {"rtol": 0, "atol": ROUNDING[engine.dtype]}
+    torch.testing.assert_close(session.logits()[1], logits_of(engine, text)[-1], **close)
+
+
+def test_what_nobody_wrote_is_not_read(tiny):
+    """Room for more tokens is memory as it was found: here full of NaN."""
+    import numpy as np
+
+    from hartley.engines.onnx import Cache
+
+    engine = open_engine(tiny, "onnx", "float32")
+    cache = Cache(engine.graph, 3, 20)
+    cache.values[:] = np.nan
+    for place, length in enumerate((2, 7)):
+        cache.read(place, np.full((1, length), 9), np.array([length]))
+    found = cache.read(0, np.array([[5], [6]]), np.array([3, 8]))
+    assert np.isfinite(found).all()
+    assert np.array_equal(found[0, 0], logits_of(engine, [9, 9, 5])[-1])
+
+
 def test_a_prompt_longer_than_a_chunk_is_read_whole(engine):
     ids = torch.randint(3, 260, (CHUNK + 40,), generator=torch.Generator().manual_seed(0)).tolist()
     scores = logits_of(engine, ids)

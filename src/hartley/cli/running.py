@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hartley.decoding import Sampler
     from hartley.engines import Step
 
+SHOWN = 8  # alternatives of a token
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
@@ -82,7 +83,7 @@ def pieces(tokenizer: Any) -> Callable[[int], str]:
 def token_of(step: "Step", piece: Callable[[int], str]) -> dict[str, Any]:
     """A step as a line of ``--json``; see :mod:`hartley.report`. Nats; varentropies nats^2."""
     draw = step.draw or {}
-    likeliest = zip(draw["top_tokens"], draw["top_log_probs"], strict=True)
+    likeliest = zip(draw["top_tokens"][:SHOWN], draw["top_log_probs"], strict=False)
     return {
         "position": step.position,
         "token_id": step.token,

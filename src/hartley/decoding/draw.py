@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hartley.info.head import Head
 
-ALTERNATIVES = 8
+ALTERNATIVES = 20
 
 
 class Draw(NamedTuple):
@@ -28,8 +28,8 @@ class Draw(NamedTuple):
     drawn_varentropy: Tensor  #: of the distribution drawn from
     kept: Tensor  #: how many tokens could have been drawn
     mass: Tensor  #: probability of those tokens under the model
-    top_tokens: Tensor  #: ``[B, up to 8]`` the model's most probable tokens
-    top_log_probs: Tensor  #: ``[B, up to 8]`` their log-probabilities under the model; -inf past the last token
+    top_tokens: Tensor  #: ``[B, up to 20]`` the model's most probable tokens
+    top_log_probs: Tensor  #: ``[B, up to 20]`` their log-probabilities under the model; -inf past the last token
 
     @classmethod
     def of(cls, head: Head, token: Tensor) -> Draw:

@@ -182,14 +182,18 @@ BUILDERS: dict[str, Callable[..., Sampler]] = {}
 
 def masked(logits: Tensor, head: Head) -> Tensor:
     """Write the distribution of ``head``, which was made of ``logits [B, V]``, back as logits of the same dtype."""
-    tempered = logits * head.scale[:, None]
-    top = tempered.amax(-1, keepdim=True)
-    # A row that would overflow in a narrow dtype moves down as a whole, which changes no probability
-    tempered = torch.where(top.to(logits.dtype).isinf(), tempered - top, tempered).to(logits.dtype)
     if not head.restricted:
-        return tempered
+        return _tempered(logits, head.scale)
     slots = torch.where(head.filled, head.tokens, head.tokens[:, :1])  # an empty slot repeats the first token
-    return torch.full_like(logits, -torch.inf).scatter_(-1, slots, tempered.gather(-1, slots))
+    kept = _tempered(logits.gather(-1, slots), head.scale)
+    return torch.full_like(logits, -torch.inf).scatter_(-1, slots, kept)
+
+
+def _tempered(logits: Tensor, scale: Tensor) -> Tensor:
+    """``logits * scale``; a row that would overflow in a narrow dtype moves down as a whole, which changes nothing."""
+    exact = logits * scale[:, None]
+    top = exact.amax(-1, keepdim=True)
+    return torch.where(top.to(logits.dtype).isinf(), exact - top, exact).to(logits.dtype)
 
 
 def sampler(build: Callable[P, Sampler]) -> Callable[P, Sampler]:

@@ -4,13 +4,15 @@ import ctypes
 import functools
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hartley.engines.places import close_gaps, in_order
+from hartley.engines.protocol import gathered
 from hartley.models.load import Model
 from hartley.models.tokenizer import Tokenizer
 
@@ -18,6 +20,7 @@ CHUNK = 256  # tokens scored at once, V floats each
 # Tokens of a sequence read at once. From 64 on llama.cpp's attention adds in another order, and the numbers would
 # depend on how a prompt is cut.
 TOGETHER = 63
+PART = 4 * TOGETHER  # tokens of a prompt read in one turn while other rows go on
 CELLS = 256  # llama.cpp rounds a sequence's memory up to these
 ERROR = 4  # its level of log messages
 
@@ -69,31 +72,36 @@ class LlamaEngine:
         """
         return LlamaSession(self, prompts, room)
 
-    def score(self, ids: Sequence[int]) -> Tensor:
-        """Logits ``[T, V]`` of the tokens that follow each prefix of ``ids``."""
+    def scores(self, ids: Sequence[int]) -> Iterator[Tensor]:
+        """The rows of :meth:`score` in parts, each to be used before the next one is computed over it."""
         context = Context(self, len(ids), rows=1, tokens=CHUNK, outputs=CHUNK)
-        scores = torch.empty(len(ids), self.vocab_size)
         for at in range(0, len(ids), CHUNK):
             part = np.asarray(ids[at : at + CHUNK], np.int32)
             places = np.arange(at, at + len(part), dtype=np.int32)
-            scores[at : at + CHUNK] = context.read(part, places, np.zeros_like(part), np.ones(len(part), np.int8))
-        return scores
+            yield context.read(part, places, np.zeros_like(part), np.ones(len(part), np.int8))
+
+    def score(self, ids: Sequence[int]) -> Tensor:
+        """Logits ``[T, V]`` of the tokens that follow each prefix of ``ids``."""
+        return gathered(self.scores(ids), torch.empty(len(ids), self.vocab_size))
 
 
 class LlamaSession:
     """One context in which row r is the sequence ``sequences[r]``; the sequences of B rows are numbered 0 to B - 1."""
 
     def __init__(self, engine: LlamaEngine, prompts: Sequence[Sequence[int]], room: Sequence[int]) -> None:
+        self.engine = engine
         rows = len(prompts)
-        most = engine.library.llama_max_parallel_sequences()
-        if rows > most:
-            raise ValueError(f"llama.cpp reads at most {most} sequences at once, got {rows}; give fewer at a time")
         lengths = np.asarray([len(prompt) for prompt in prompts], np.int32)
+        self.texts = [list(prompt) for prompt in prompts]
+        self.sequences = np.arange(rows, dtype=np.int32)
+        self.next = torch.empty(0, engine.vocab_size)
+        self.context: Context | None = None
+        self.read = self.next
+        if rows == 0:
+            return
         longest = max(len(prompt) + more for prompt, more in zip(prompts, room, strict=True))
         total = int(lengths.sum())
-        self.context: Context | None = Context(engine, longest, rows=rows, tokens=total, outputs=rows)
-        self.sequences = np.arange(rows, dtype=np.int32)
-        self.lengths = lengths
+        self.context = Context(engine, longest, rows=rows, tokens=max(total, PART), outputs=rows)
         tokens = np.fromiter((id for prompt in prompts for id in prompt), np.int32, total)
         places = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
         last = np.zeros(total, np.int8)
@@ -109,12 +117,33 @@ class LlamaSession:
         assert self.context is not None, "the session is closed"
         rows = len(tokens)
         ids, places, sequences = np.empty((3, rows), np.int32)
-        ids[self.sequences], places[self.sequences] = tokens, self.lengths
+        ids[self.sequences], places[self.sequences] = tokens, [len(text) for text in self.texts]
         sequences[:] = range(rows)
         found = self.context.read(ids, places, sequences, np.ones(rows, np.int8))
-        moved = (self.sequences != sequences).any()
-        self.next = found[self.sequences] if moved else found
-        self.lengths = self.lengths + 1
+        self.next = found if in_order(self.sequences) else found[self.sequences]
+        for text, token in zip(self.texts, tokens, strict=True):
+            text.append(token)
+
+    def add(self, prompt: Sequence[int], room: int) -> Iterator[None]:
+        """Read another prompt, a part at each turn; after the last one its row stands at the end.
+
+        Where the context is too small for it a larger one takes its place, which reads all rows again.
+        """
+        rows, context = len(self.sequences), self.context
+        if context is None or rows == context.rows or len(prompt) + room > context.length:
+            context = self._widened(max(2 * rows, 1), len(prompt) + room)
+        whole = False
+        try:
+            yield from self._read(context, rows, prompt)
+            whole = True
+        finally:
+            if not whole:  # who asked went away
+                context.forget(rows)
+        if len(self.sequences) < rows:  # some left meanwhile
+            context.move(rows, len(self.sequences))
+        self.next = torch.cat([self.next, self.read])
+        self.sequences = np.append(self.sequences, np.int32(len(self.sequences)))
+        self.texts.append(list(prompt))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only; the highest sequences move into the gaps, or llama.cpp would read in pieces."""
@@ -123,17 +152,37 @@ class LlamaSession:
         kept = self.sequences[chosen]
         for sequence in set(self.sequences.tolist()) - set(kept.tolist()):
             self.context.forget(sequence)
-        gaps = set(range(len(kept))) - set(kept.tolist())
-        for row in np.flatnonzero(kept >= len(kept)):
-            gap = gaps.pop()
-            self.context.move(int(kept[row]), gap)
-            kept[row] = gap
-        self.next, self.sequences, self.lengths = self.next[chosen], kept, self.lengths[chosen]
+        for _, place, to in close_gaps(kept):
+            self.context.move(place, to)
+        self.next, self.sequences, self.texts = self.next[chosen], kept, [self.texts[row] for row in chosen]
 
     def close(self) -> None:
         """Give the memory back, as soon as nobody holds the logits."""
         self.context = None
-        self.next = torch.empty(0)
+        self.next = self.read = torch.empty(0)
+
+    def _widened(self, rows: int, length: int) -> "Context":
+        """A context with as much room as either asks for, in which every row is read again."""
+        self.next = self.next.clone()
+        if (old := self.context) is not None:
+            rows, length = max(rows, old.rows), max(length, old.length)
+        rows = min(rows, self.engine.library.llama_max_parallel_sequences())
+        self.context = context = Context(self.engine, length, rows=rows, tokens=max(PART, rows), outputs=rows)
+        for text, sequence in zip(self.texts, self.sequences.tolist(), strict=True):
+            deque(self._read(context, sequence, text), maxlen=0)
+        return context
+
+    def _read(self, context: "Context", sequence: int, text: Sequence[int]) -> Iterator[None]:
+        """Read a text into an empty sequence, a part at each turn; ``read`` then has its logits ``[1, V]``."""
+        for at in range(0, len(text), PART):
+            if at:
+                yield
+            part = np.asarray(text[at : at + PART], np.int32)
+            last = np.zeros(len(part), np.int8)
+            last[-1] = 1
+            places = np.arange(at, at + len(part), dtype=np.int32)
+            self.next = self.next.clone()  # what follows writes over it
+            self.read = context.read(part, places, np.full_like(part, sequence), last).clone()
 
 
 class Context:
@@ -145,7 +194,10 @@ class Context:
 
     def __init__(self, engine: LlamaEngine, length: int, *, rows: int, tokens: int, outputs: int) -> None:
         self.engine = engine  # the model must outlive its contexts
+        self.rows, self.length = rows, length
         library = engine.library
+        if rows > (most := library.llama_max_parallel_sequences()):
+            raise ValueError(f"llama.cpp reads at most {most} sequences at once, got {rows}; give fewer at a time")
         settings = library.llama_context_default_params()
         settings.n_seq_max = rows
         settings.n_ctx = rows * -(-length // CELLS) * CELLS

@@ -1,6 +1,6 @@
 """The decode loop, one for every engine: read the prompts, draw, stream, stop."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Literal
@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 
 from hartley.decoding import Sampler
-from hartley.decoding.states import take
-from hartley.engines.protocol import Engine, check_ids
+from hartley.decoding.states import State, join, take
+from hartley.engines.protocol import Engine, Session, check_ids
 from hartley.models.tokenizer import TextStream
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -59,53 +59,114 @@ def generate(engine: Engine, requests: Sequence[Request], *, cancel: Event | Non
     Raises ``ValueError``, before anything is run, for an empty prompt, a prompt that leaves no room in the context,
     an unknown token, ``max_tokens`` below 1 or an empty stop string, naming the request.
     """
-    own = getattr(engine, "generate", None)  # one that runs its own decode loop
-    return _run(engine, rows_of(engine, requests), cancel) if own is None else own(requests, cancel)
+    return _run(batch_of(engine), rows_of(engine, requests), cancel)
 
 
 def rows_of(engine: Any, requests: Sequence[Request]) -> "list[Row]":
-    """The requests as rows under way, each checked; raises what :func:`generate` does."""
-    return [Row(engine, index, request) for index, request in enumerate(requests)]
+    """The requests as rows to be, each checked; raises what :func:`generate` does."""
+    rows = [Row(engine, index, request) for index, request in enumerate(requests)]
+    check = getattr(engine, "check", None)  # of one that runs its own decode loop
+    if check is not None:
+        for row in rows:
+            check(row)
+    return rows
 
 
-def _run(engine: Engine, rows: "list[Row]", cancel: Event | None) -> Iterator[Step]:
+def batch_of(engine: Any) -> "Batch":
+    """An empty batch of this engine: its own kind, where it runs its own decode loop."""
+    own = getattr(engine, "batch", None)
+    return Batch(engine) if own is None else own()
+
+
+def _run(batch: "Batch", rows: "list[Row]", cancel: Event | None) -> Iterator[Step]:
     if not rows:
         return
-    groups: dict[Sampler, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.request.sampler, []).append(row)
-    states = {sampler: sampler.init(len(group)) for sampler, group in groups.items()}
-    session = engine.start([row.prompt for row in rows], [row.room for row in rows])
     try:
-        while True:
+        batch.begin(rows)
+        while batch.rows:
             if cancel is not None and cancel.is_set():
-                yield from (row.cancelled() for row in rows)
+                yield from (row.cancelled() for row in batch.rows)
                 return
-            logits = session.logits()
-            places = {row.index: place for place, row in enumerate(rows)}
-            for sampler, group in groups.items():
-                at = [places[row.index] for row in group]
-                part = logits if len(group) == len(rows) else logits[at]
-                draw, states[sampler] = sampler.step(part, states[sampler], [row.generator for row in group])
-                for i, row in enumerate(group):
-                    row.draw = draw.row(i)
-            for row in rows:
-                yield row.step()
-            going = [place for place, row in enumerate(rows) if row.finish is None]
-            if not going:
-                return
-            if len(going) < len(rows):
-                for sampler, group in list(groups.items()):
-                    left = [i for i, row in enumerate(group) if row.finish is None]
-                    if left:
-                        groups[sampler], states[sampler] = [group[i] for i in left], take(states[sampler], left)
-                    else:
-                        del groups[sampler], states[sampler]
-                rows = [rows[place] for place in going]
-                session.keep(going)
-            session.append([row.draw["token"] for row in rows])
+            yield from batch.step()
+            batch.advance()
     finally:
-        session.close()
+        batch.close()
+
+
+class Batch:
+    """Rows being continued together, which join and leave between steps: ``step, advance, step, advance, ...``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.rows: list[Row] = []
+        self.groups: dict[Sampler, list[Row]] = {}
+        self.states: dict[Sampler, State] = {}
+        self.session: Session | None = None
+
+    def begin(self, rows: "Sequence[Row]") -> None:
+        """Read the prompts of the first rows, together."""
+        self.session = self.engine.start([row.prompt for row in rows], [row.room for row in rows])
+        self._enter(rows)
+
+    def add(self, row: "Row") -> Iterator[None]:
+        """Read another row's prompt, a part at each turn, between two steps; at the end the row is in."""
+        if self.session is None:
+            self.session = self.engine.start([], [])
+        yield from self.session.add(row.prompt, row.room)
+        self._enter([row])
+
+    def step(self) -> list[Step]:
+        """Draw a token for every row."""
+        assert self.session is not None, "the batch is empty"
+        logits = self.session.logits()
+        places = {row: place for place, row in enumerate(self.rows)}
+        for sampler, group in self.groups.items():
+            part = logits if len(group) == len(self.rows) else logits[[places[row] for row in group]]
+            generators = [row.generator for row in group]
+            draw, self.states[sampler] = sampler.step(part, self.states[sampler], generators)
+            for i, row in enumerate(group):
+                row.draw = draw.row(i)
+        return [row.step() for row in self.rows]
+
+    def advance(self) -> None:
+        """Let go of the rows that have ended, and read what the others drew."""
+        self.drop([row for row in self.rows if row.finish is not None])
+        if self.rows:
+            assert self.session is not None
+            self.session.append([row.draw["token"] for row in self.rows])
+
+    def drop(self, leaving: "Collection[Row]") -> None:
+        """Let go of rows, wherever they stand."""
+        stay = [place for place, row in enumerate(self.rows) if row not in leaving]
+        if len(stay) == len(self.rows):
+            return
+        for sampler, group in list(self.groups.items()):
+            left = [i for i, row in enumerate(group) if row not in leaving]
+            if not left:
+                del self.groups[sampler], self.states[sampler]
+            elif len(left) < len(group):
+                self.groups[sampler] = [group[i] for i in left]
+                self.states[sampler] = take(self.states[sampler], left)
+        self.rows = [self.rows[place] for place in stay]
+        assert self.session is not None
+        self.session.keep(stay)
+
+    def close(self) -> None:
+        """Let go of everything and give the memory back."""
+        if self.session is not None:
+            self.session.close()
+        self.rows, self.groups, self.states, self.session = [], {}, {}, None
+
+    def _enter(self, rows: "Sequence[Row]") -> None:
+        new: dict[Sampler, list[Row]] = {}
+        for row in rows:
+            new.setdefault(row.request.sampler, []).append(row)
+        for sampler, group in new.items():
+            state = sampler.init(len(group))
+            if sampler in self.groups:
+                group, state = self.groups[sampler] + group, join([self.states[sampler], state])
+            self.groups[sampler], self.states[sampler] = group, state
+        self.rows += rows
 
 
 class Row:

@@ -1,6 +1,6 @@
 """What every engine gives: a session holds a batch of sequences and says how each would go on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -19,8 +19,15 @@ class Session(Protocol):
         """Add one token to every row."""
         ...
 
+    def add(self, prompt: Sequence[int], room: int) -> Iterator[None]:
+        """Read another prompt, a part at each turn, while the other rows go on in between.
+
+        After the last turn its row stands at the end, and no row's token must be waiting to be appended then.
+        """
+        ...
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, renumbered in this order."""
+        """Go on with these rows only, possibly none, renumbered in this order."""
         ...
 
     def close(self) -> None:
@@ -71,3 +78,23 @@ def logits_of(engine: Engine, ids: Sequence[int]) -> Tensor:
     """
     check_ids(engine, ids, "ids")
     return engine.score(ids)
+
+
+def parts_of(engine: Engine, ids: Sequence[int]) -> Iterator[Tensor]:
+    """The rows of :func:`logits_of` in parts, each to be used before the next is asked for.
+
+    A long text's logits take much memory and time, and an engine that reads in parts need not hold or wait for them
+    all. Raises what ``logits_of`` does.
+    """
+    check_ids(engine, ids, "ids")
+    own = getattr(engine, "scores", None)
+    return iter([engine.score(ids)]) if own is None else own(ids)
+
+
+def gathered(parts: Iterable[Tensor], out: Tensor) -> Tensor:
+    """Copy parts, one under the other, to ``out``."""
+    at = 0
+    for part in parts:
+        out[at : at + len(part)] = part
+        at += len(part)
+    return out

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -111,9 +111,11 @@ class TransformersSession:
 
     def __init__(self, engine: TransformersEngine, prompts: Sequence[Sequence[int]]) -> None:
         self.engine = engine
-        ids, self.mask = _padded(prompts, engine.model.device)
         self.past: Any = None
-        self._read(ids)
+        self.next = torch.empty(0, engine.vocab_size)
+        ids, self.mask = _padded(prompts, engine.model.device)
+        if len(prompts):
+            self._read(ids)
 
     def logits(self) -> Tensor:
         """Logits ``[B, V]``, float32, of the next token of every row."""
@@ -124,11 +126,35 @@ class TransformersSession:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self._read(torch.tensor(tokens, device=self.mask.device)[:, None])
 
+    def add(self, prompt: Sequence[int], room: int) -> Iterator[None]:
+        """Read another prompt, in one go; its row stands at the end.
+
+        Raises ``ValueError`` for a model whose cache is not a plain one, with all its tokens.
+        """
+        other = TransformersSession(self.engine, [prompt])
+        if len(self.mask):
+            kinds = {type(layer).__name__ for layer in other.past.layers}
+            if kinds != {"DynamicLayer"}:
+                raise ValueError(f"rows cannot join a cache of {', '.join(sorted(kinds))}; run them one at a time")
+            length = max(self.mask.shape[1], other.mask.shape[1])
+            for mine, its in zip(self.past.layers, other.past.layers, strict=True):
+                mine.keys = _beside(mine.keys, its.keys, length, -2)
+                mine.values = _beside(mine.values, its.values, length, -2)
+            self.mask = _beside(self.mask, other.mask, length, -1)
+            self.next = torch.cat([self.next, other.next])
+        else:
+            self.mask, self.next, self.past = other.mask, other.next, other.past
+        return
+        yield
+
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
-        at = torch.tensor(rows, device=self.mask.device)
+        at = torch.tensor(rows, dtype=torch.int64, device=self.mask.device)
         self.mask, self.next = self.mask[at], self.next[at]
-        self.past.batch_select_indices(at)
+        if len(rows):
+            self.past.batch_select_indices(at)
+        else:
+            self.past = None
 
     def close(self) -> None:
         """Give the memory back."""
@@ -144,7 +170,15 @@ class TransformersSession:
 
 def _padded(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
     """Prompts padded on the left to one length, token ids ``[B, T]``, and their mask, 1 where a token stands."""
-    longest = max(len(prompt) for prompt in prompts)
+    longest = max((len(prompt) for prompt in prompts), default=0)
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     return ids, (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+
+
+def _beside(mine: Tensor, its: Tensor, length: int, axis: int) -> Tensor:
+    """Rows of two tensors under one another, padded in front to one length along a negative ``axis``."""
+    rows = [
+        torch.nn.functional.pad(part, (*(0, 0) * (-axis - 1), length - part.shape[axis], 0)) for part in (mine, its)
+    ]
+    return torch.cat(rows)

@@ -37,7 +37,7 @@ class Model:
     gguf: Path | None = None  #: the file it was converted from, if it was one
 
     def packed_directory(self, dtype: str = "int8") -> Path:
-        """The folder that ONNX Runtime GenAI opens, made the first time (20 s for the default model).
+        """The folder that the onnx engine opens, made the first time (20 s for the default model).
 
         ``dtype`` is "int8" (blocks of 32) or "float32" (exact). Raises ``ValueError`` for another one, for damaged
         weights and for an architecture that cannot be packed, ``OSError`` when the disk is full.

@@ -1,4 +1,4 @@
-"""Pack a Hugging Face folder into the ONNX graph that ONNX Runtime GenAI runs."""
+"""Pack a Hugging Face folder into an ONNX graph, by the model builder of ONNX Runtime GenAI."""
 
 import os
 import re
@@ -20,12 +20,12 @@ BUILDER_OPTIONS: dict[str, list[str]] = {
 }
 
 
-def genai() -> Any:
-    """Import ``onnxruntime_genai`` with its telemetry off: it reports to its maker by default, on Linux too."""
+def runtime() -> Any:
+    """Import ``onnxruntime`` with its telemetry off: it may report to its maker by default."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime_genai
+    import onnxruntime
 
-    return onnxruntime_genai
+    return onnxruntime
 
 
 def pack(directory: Path, out: Path, dtype: str) -> None:

@@ -5,9 +5,8 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count
-from threading import Event
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hartley.engines.vllm.arguments import ALL
@@ -16,7 +15,7 @@ from hartley.models.load import Model
 from hartley.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from hartley.engines.loop import Request, Step
+    from hartley.engines.loop import Step
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -58,18 +57,16 @@ class VllmEngine:
             generation_config="vllm",
             disable_log_stats=True,
         )
-        self._numbers = count()
-        self._waiting: dict[str, deque[Any]] = {}  # outputs of vLLM by request, until its iterator takes them
+        self.numbers = count()
+        self.waiting: dict[str, deque[Any]] = {}  # outputs of vLLM by request, until its iterator takes them
 
-    def generate(self, requests: "Sequence[Request]", cancel: Event | None = None) -> "Iterator[Step]":
-        """Continue every request; see :func:`hartley.engines.generate`.
+    def batch(self) -> "VllmBatch":
+        """An empty batch, which vLLM runs beside others; see :func:`hartley.engines.generate`."""
+        return VllmBatch(self)
 
-        Raises ``ValueError`` too for a sampler that vLLM cannot run: one with a value per row.
-        """
-        from hartley.engines.loop import rows_of
-
-        rows = rows_of(self, requests)
-        return self._run(rows, [self._parameters(row) for row in rows], cancel)
+    def check(self, row: Any) -> None:
+        """Raise ``ValueError`` for a sampler that vLLM cannot run: one with a value per row."""
+        self.parameters(row)
 
     def start(self, prompts: Sequence[Sequence[int]], room: Sequence[int]) -> NoReturn:
         """Not here: vLLM holds its sequences itself."""
@@ -79,7 +76,8 @@ class VllmEngine:
         """Not here: vLLM gives no logits of a text."""
         raise NotImplementedError("vLLM gives no logits; score a text with the transformers or the onnx engine")
 
-    def _parameters(self, row: Any) -> Any:
+    def parameters(self, row: Any) -> Any:
+        """What vLLM is told of a row."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -96,34 +94,62 @@ class VllmEngine:
         HartleyProcessor.validate_params(params)
         return params
 
-    def _run(self, rows: list[Any], params: list[Any], cancel: Event | None) -> "Iterator[Step]":
-        engine = self.llm.llm_engine
-        going = {f"hartley-{next(self._numbers)}": row for row in rows}
-        try:
-            for (name, row), own in zip(going.items(), params, strict=True):
-                self._waiting[name] = deque()
-                engine.add_request(name, {"prompt_token_ids": row.prompt}, own)
-            while going:
-                if cancel is not None and cancel.is_set():
-                    yield from (row.cancelled() for row in going.values())
-                    return
-                if not any(self._waiting[name] for name in going):
-                    for output in engine.step():
-                        if output.request_id in self._waiting:
-                            self._waiting[output.request_id].append(output.outputs[0])
-                for name, row in list(going.items()):
-                    while self._waiting[name] and row.finish is None:
-                        yield from _steps(row, self._waiting[name].popleft())
-                    if row.finish is not None:
-                        self._end(name)
-                        del going[name]
-        finally:
-            for name in going:
-                self._end(name)
 
-    def _end(self, name: str) -> None:
-        self._waiting.pop(name, None)
-        self.llm.llm_engine.abort_request([name])  # nothing happens to one that has ended
+class VllmBatch:
+    """Rows that vLLM continues, by the names it knows them under; like :class:`hartley.engines.loop.Batch`."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self.engine = engine
+        self.names: dict[Any, str] = {}
+
+    @property
+    def rows(self) -> list[Any]:
+        """The rows under way."""
+        return list(self.names)
+
+    def begin(self, rows: Sequence[Any]) -> None:
+        """Hand vLLM the first rows."""
+        for row in rows:
+            self._enter(row)
+
+    def add(self, row: Any) -> "Iterator[None]":
+        """Hand vLLM another row, whose prompt it reads when it sees fit."""
+        self._enter(row)
+        return iter(())
+
+    def step(self) -> "list[Step]":
+        """What vLLM draws next: tokens of some rows, of none or several of one while it reads prompts or runs ahead."""
+        waiting = self.engine.waiting
+        if not any(waiting[name] for name in self.names.values()):
+            for output in self.engine.llm.llm_engine.step():
+                if output.request_id in waiting:
+                    waiting[output.request_id].append(output.outputs[0])
+        steps: list[Step] = []
+        for row, name in self.names.items():
+            while waiting[name] and row.finish is None:
+                steps += _steps(row, waiting[name].popleft())
+        return steps
+
+    def advance(self) -> None:
+        """Let go of the rows that have ended."""
+        self.drop([row for row in self.names if row.finish is not None])
+
+    def drop(self, leaving: Collection[Any]) -> None:
+        """Let go of rows, wherever they stand."""
+        for row in leaving:
+            name = self.names.pop(row)
+            self.engine.waiting.pop(name, None)
+            self.engine.llm.llm_engine.abort_request([name])  # nothing happens to one that has ended
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.drop(self.rows)
+
+    def _enter(self, row: Any) -> None:
+        name = f"hartley-{next(self.engine.numbers)}"
+        self.engine.waiting[name] = deque()
+        self.names[row] = name
+        self.engine.llm.llm_engine.add_request(name, {"prompt_token_ids": row.prompt}, self.engine.parameters(row))
 
 
 def _steps(row: Any, output: Any) -> "Iterator[Step]":

@@ -122,9 +122,21 @@ def few_threads(rows: int) -> Iterator[None]:
 
 def _copy(logits: Tensor, places: Sequence[int]) -> Tensor:
     """Rows of the engine's logits for us to keep, since it goes on to write into them."""
-    if logits.device.type == "cpu" and logits.dtype is torch.float32:
-        return torch.from_numpy(logits.numpy()[list(places)])  # in this thread, see above
+    if _plain(logits):
+        return torch.from_numpy(logits.numpy()[list(places)])
     return logits[torch.tensor(places, device=logits.device)]
+
+
+def _write(logits: Tensor, places: Sequence[int], rows: Tensor) -> None:
+    if _plain(logits):
+        logits.numpy()[list(places)] = rows.numpy()
+    else:
+        logits[torch.tensor(places, device=logits.device)] = rows
+
+
+def _plain(logits: Tensor) -> bool:
+    """Whether NumPy can copy rows: in this thread (see above), and faster than torch, which goes by element."""
+    return logits.device.type == "cpu" and logits.dtype is torch.float32
 
 
 def _step(logits: Tensor, rows: Sequence[Row], places: Sequence[int]) -> Turn:
@@ -135,7 +147,7 @@ def _step(logits: Tensor, rows: Sequence[Row], places: Sequence[int]) -> Turn:
     whole = Head.of(part, listed)
     head = sampler.apply(whole, state)
     if head is not whole:
-        logits[torch.tensor(places, device=logits.device)] = masked(part, head)
+        _write(logits, places, masked(part, head))
     return Turn(rows, places, head, state)
 
 
