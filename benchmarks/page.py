@@ -54,6 +54,106 @@ def llama() -> list[str]:
     ]
 
 
+def vllm() -> list[str]:
+    """What our numbers cost in vLLM, beside its log-probabilities."""
+    if not (RESULTS / "vllm.json").exists():  # it takes an environment of its own
+        return []
+    found = read("vllm")
+    version = next(value for name, value in found["machine"]["versions"].items() if name.startswith("vllm"))
+    return [
+        "## Entropy in vLLM\n",
+        f"vLLM {version} on this CPU, the default model in float32, sampling by vLLM. Work: the time inside the "
+        "functions that do it, ours or vLLM's log-probabilities, as a share of a decode step. Cost: the step against "
+        "plain vLLM, with the 95% interval of its median over rounds in turn; the machine's noise is as wide as that.\n",
+        "| requests at once | asked for | step, ms | work, ms | work, % of the step | cost, % (interval) |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['concurrency']} | {row['kind']} | {row['step_ms']:.1f} | {row['work_ms']:.2f} "
+            f"| {row['work_percent']:.1f} | {row['cost_percent']:+.1f} ({row['cost_interval'][0]:+.1f} to "
+            f"{row['cost_interval'][1]:+.1f}) |"
+            for row in found["rows"]
+        ),
+        "",
+    ]
+
+
+def streams() -> list[str]:
+    """Tokens a second of all streams together."""
+    rows = read("streams")["rows"]
+    counts = list(rows[0]["tokens_per_second"])
+    return [
+        "## Several streams at once\n",
+        "Tokens a second of all streams together, by their number, with top_p and every number of a Draw; prompts read "
+        "before. In ONNX Runtime our batch gives each row the same bits as alone; ONNX Runtime GenAI needs a generator "
+        "a stream.\n",
+        f"| loop | {' | '.join(counts)} |\n|{'---|' * (len(counts) + 1)}",
+        *(
+            f"| {row['loop']} | {' | '.join(f'{speed:.1f}' for speed in row['tokens_per_second'].values())} |"
+            for row in rows
+        ),
+        "",
+    ]
+
+
+def serve() -> list[str]:
+    """The server beside transformers', and a long run of it."""
+    rows = read("serve")["rows"]
+    lines = [
+        "## Serving\n",
+        "Chat answers streamed over HTTP to clients that ask at the same moment, on this machine too: tokens a second "
+        "of all together, and seconds to a client's first piece of text.\n",
+        "| server | clients | tokens a second | first text, s |\n|---|---|---|---|",
+        *(
+            f"| {row['server']} | {row['clients']} | {row['tokens_per_second']:.1f} | {row['first_token_s']:.2f} |"
+            for row in rows
+        ),
+        "",
+    ]
+    found = read("soak")
+    one = found["rows"][0]
+    return [
+        *lines,
+        f"{found['requests']:,} short requests by 16 clients: {one['answered']:,} answered, {one['vanished']:,} left "
+        f"by their client on the way, {one['failed']:,} failed. The server's memory: {one['MB after 500']:.0f} MB after "
+        f"500, at most {one['MB at most later']:.0f} MB later, {one['MB at the end']:.0f} MB at the end.\n",
+    ]
+
+
+def batch() -> list[str]:
+    """Rows a second with Ray, and memory."""
+    found = {part["part"]: part["found"] for part in read("batch")["rows"]}
+    facts = read("batch")
+    lines = [f"## Batch runs\n\n{facts['prompts']:,} prompts of {facts['tokens']} tokens, `hartley batch`.\n"]
+    if "scaling" in found:
+        lines += ["| how | rows a second, from the first file to the last | the whole, s |\n|---|---|---|"]
+        lines += [
+            f"| {row['how']} | {row['rows a second']:.1f} | {row['seconds in all']:.0f} |" for row in found["scaling"]
+        ]
+        lines += [""]
+    if "memory" in found:
+        lines += ["| what | prompts | most memory, MB |\n|---|---|---|"]
+        lines += [f"| {row['what']} | {row['prompts']:,} | {row['MB']:.0f} |" for row in found["memory"]]
+        lines += [""]
+    return lines
+
+
+def report() -> list[str]:
+    """Pages of long answers."""
+    return [
+        "## Pages of long answers\n",
+        "A chat completion in OpenAI's format with five alternatives a token; Chromium, from the navigation to the "
+        "second painted frame, median of five.\n",
+        "| tokens | file, MB | read, s | page made, s | page, MB | opened, s | of that its main thread, s |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {row['tokens']:,} | {row['file MB']:.1f} | {row['read s']:.2f} | {row['make s']:.2f} "
+            f"| {row['page MB']:.1f} | {row['open s']:.2f} | {row['open s, main thread']:.2f} |"
+            for row in read("report")["rows"]
+        ),
+        "",
+    ]
+
+
 def fidelity() -> list[str]:
     """KL of the packed weights."""
     return [
@@ -120,7 +220,8 @@ def main() -> None:
         f"Machine: {machine['cpu']}, {machine['cores']} shared cores, {machine['threads']} threads, {machine['date']}: "
         f"quote the ratios rather than the milliseconds. {versions}.\n",
     ]
-    PAGE.write_text("\n".join([*head, *decoding(), *llama(), *fidelity(), *samplers(), *exactness()]).rstrip() + "\n")
+    parts = (decoding, streams, serve, llama, vllm, fidelity, samplers, batch, report, exactness)
+    PAGE.write_text("\n".join([*head, *(line for part in parts for line in part())]).rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def test_the_engine_streams_steps_like_the_others(engine):
             assert step.draw["log_prob"] > -math.inf
             assert len(step.draw["top_tokens"]) == 8
     assert steps == list(generate(engine, requests))  # the same seeds
-    assert engine._waiting == {}
+    assert engine.waiting == {}
 
 
 def test_a_stop_string_a_closed_iterator_and_a_cancelled_run_leave_nothing_behind(engine):
@@ -177,7 +177,7 @@ def test_a_stop_string_a_closed_iterator_and_a_cancelled_run_leave_nothing_behin
     next(running)
     cancel.set()
     assert [step.finish for step in running] == ["cancelled"]
-    assert engine._waiting == {}
+    assert engine.waiting == {}
     assert engine.llm.llm_engine.get_num_unfinished_requests() == 0
 
 
