@@ -64,7 +64,7 @@ def vllm() -> list[str]:
         "## Entropy in vLLM\n",
         f"vLLM {version} on this CPU, the default model in float32, sampling by vLLM. Work: the time inside the "
         "functions that do it, ours or vLLM's log-probabilities, as a share of a decode step. Cost: the step against "
-        "plain vLLM, with the 95% interval of its median over rounds in turn; the machine's noise is as wide as that.\n",
+        "plain vLLM, with the 95% interval of its median over rounds in turn: the machine's noise is that wide.\n",
         "| requests at once | asked for | step, ms | work, ms | work, % of the step | cost, % (interval) |",
         "|---|---|---|---|---|---|",
         *(
@@ -114,7 +114,7 @@ def serve() -> list[str]:
     return [
         *lines,
         f"{found['requests']:,} short requests by 16 clients: {one['answered']:,} answered, {one['vanished']:,} left "
-        f"by their client on the way, {one['failed']:,} failed. The server's memory: {one['MB after 500']:.0f} MB after "
+        f"by their client on the way, {one['failed']:,} failed. Its memory: {one['MB after 500']:.0f} MB after "
         f"500, at most {one['MB at most later']:.0f} MB later, {one['MB at the end']:.0f} MB at the end.\n",
     ]
 

@@ -156,7 +156,7 @@ def test_the_engine_streams_steps_like_the_others(engine):
         for step in own:
             assert step.draw["token"] == step.token
             assert step.draw["log_prob"] > -math.inf
-            assert len(step.draw["top_tokens"]) == 8
+            assert len(step.draw["top_tokens"]) == 20
     assert steps == list(generate(engine, requests))  # the same seeds
     assert engine.waiting == {}
 
