@@ -97,7 +97,7 @@ def compare(quick: bool) -> None:
     ports = {name: free_port() for name in ("hartley int8 (default)", "hartley float32", "transformers float32")}
     first, second, third = ports.values()
     hartley = [str(scripts / "hartley"), "serve", "--port"]
-    peer = [str(scripts / "transformers"), "serve", "--force-model", directory, "--continuous-batching"]
+    peer = [str(scripts / "transformers"), "serve", directory]
     servers = [
         serving([*hartley, str(first)], first, "/readyz"),
         serving([*hartley, str(second), "--dtype", "float32"], second, "/readyz"),

@@ -157,7 +157,11 @@ def test_the_engine_streams_steps_like_the_others(engine):
             assert step.draw["token"] == step.token
             assert step.draw["log_prob"] > -math.inf
             assert len(step.draw["top_tokens"]) == 20
-    assert steps == list(generate(engine, requests))  # the same seeds
+    again = list(generate(engine, requests))
+    by_row = [sorted(run, key=lambda step: (step.index, step.position)) for run in (steps, again)]
+    for one, other in zip(*by_row, strict=True):  # the same seeds; vLLM may batch the prompts in another way: rounding
+        assert (one.token, one.text, one.finish) == (other.token, other.text, other.finish)
+        assert one.draw["entropy"] == pytest.approx(other.draw["entropy"], abs=1e-3)
     assert engine.waiting == {}
 
 
