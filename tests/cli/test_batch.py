@@ -28,7 +28,7 @@ def test_a_run_is_made_gone_on_with_and_asked(hartley, tiny, file, tmp_path):
     assert (made.status, made.out) == (0, "")
     assert "5 prompts answered" in made.err
     assert f"5 of 5 are in {out}" in made.err
-    assert "1 prompts could not be answered (the first, p2: the prompt is empty)" in made.err
+    assert "1 prompt could not be answered (the first, p2: the prompt is empty)" in made.err
     record = json.loads((out / "run.json").read_text())
     assert (record["format"], record["engine"], record["sampler"], record["chat"]) == (
         1,
@@ -159,7 +159,7 @@ def test_ray_gives_the_same_run(hartley, tiny, file, tmp_path):
     found = hartley(*arguments, "--out", tmp_path / "many", "--ray", "--workers", 2)
     assert found.status == 0, found.err
     assert "5 prompts answered" in found.err
-    assert "1 prompts could not be answered" in found.err
+    assert "1 prompt could not be answered" in found.err
     for table in ("texts", "tokens"):
         alone, many = (hartley("query", tmp_path / run, table, "--json").out for run in ("alone", "many"))
         assert alone == many

@@ -172,7 +172,7 @@ def _say(outcome: Any, path: Path) -> None:
     print(f"hartley: {'; '.join(parts)}", file=sys.stderr)
     if outcome.errors:
         print(
-            f"hartley: {outcome.errors:,} prompts could not be answered (the first, {outcome.error}); "
+            f"hartley: {outcome.errors:,} prompt{'s' if outcome.errors > 1 else ''} could not be answered (the first, {outcome.error}); "
             f"hartley query {path} errors",
             file=sys.stderr,
         )
