@@ -97,7 +97,7 @@ def streams() -> list[str]:
 
 def serve() -> list[str]:
     """The server beside transformers', and a long run of it."""
-    rows = read("serve")["rows"]
+    rows, same = read("serve")["rows"], read("serve")["same_as_alone"]
     lines = [
         "## Serving\n",
         "Chat answers streamed over HTTP to clients that ask at the same moment, on this machine too: tokens a second "
@@ -107,7 +107,8 @@ def serve() -> list[str]:
             f"| {row['server']} | {row['clients']} | {row['tokens_per_second']:.1f} | {row['first_token_s']:.2f} |"
             for row in rows
         ),
-        "",
+        "\nTexts of 16 clients at once that are, letter for letter, those of a client alone with the same seed: "
+        f"{', '.join(f'{number} of 16 ({name})' for name, number in same.items())}.\n",
     ]
     found = read("soak")
     one = found["rows"][0]

@@ -10,6 +10,7 @@ way, and watches the server's memory and its slots.
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,34 +60,35 @@ def serving(command: list[str], port: int, path: str) -> Iterator[subprocess.Pop
         process.wait(60)
 
 
-async def answer(client: httpx.AsyncClient, url: str, model: str, tokens: int, topic: str, seed: int) -> list[float]:
-    """When each piece of text of one streamed chat answer came."""
+async def answer(client: httpx.AsyncClient, url: str, model: str, tokens: int, seed: int) -> tuple[list[float], str]:
+    """When each piece of text of one streamed chat answer came, and the text."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": f"Write a long story about {topic}."}],
+        "messages": [{"role": "user", "content": f"Write a long story about {TOPICS[seed % len(TOPICS)]}."}],
         "max_tokens": tokens,
         "stream": True,
         "temperature": 1.0,
         "seed": seed,
     }
     times: list[float] = []
+    text = ""
     async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
         assert response.status_code == 200, await response.aread()
         async for line in response.aiter_lines():
             if line.startswith("data: {") and '"content"' in line:
                 times.append(time.perf_counter())
-    return times
+                text += json.loads(line[6:])["choices"][0]["delta"]["content"] or ""
+    return times, text
 
 
-async def together(url: str, model: str, clients: int, tokens: int) -> tuple[float, float]:
-    """Pieces a second of all clients together, and the median time to the first one."""
+async def together(url: str, model: str, seeds: Sequence[int], tokens: int) -> tuple[float, float, list[str]]:
+    """Pieces a second of all clients, one a seed, the median time to the first one, and the texts."""
     async with httpx.AsyncClient(timeout=600) as client:
         start = time.perf_counter()
-        found = await asyncio.gather(
-            *(answer(client, url, model, tokens, TOPICS[i % len(TOPICS)], i) for i in range(clients))
-        )
-    pieces = sum(map(len, found))
-    return pieces / (max(times[-1] for times in found) - start), statistics.median(t[0] - start for t in found)
+        found = await asyncio.gather(*(answer(client, url, model, tokens, seed) for seed in seeds))
+    pieces = sum(len(times) for times, _ in found)
+    seconds = max(times[-1] for times, _ in found) - start
+    return pieces / seconds, statistics.median(t[0] - start for t, _ in found), [text for _, text in found]
 
 
 def compare(quick: bool) -> None:
@@ -104,6 +106,7 @@ def compare(quick: bool) -> None:
         serving([*peer, "--device", "cpu", "--dtype", "float32", "--port", str(third)], third, "/health"),
     ]
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    same: dict[str, int] = {}
     with contextlib.ExitStack() as stack:
         for one in servers:
             stack.enter_context(one)
@@ -111,10 +114,14 @@ def compare(quick: bool) -> None:
             for clients in CLIENTS:
                 for name, port in ports.items():
                     model = directory if name.startswith("transformers") else "smollm2"
-                    pair = asyncio.run(together(f"http://127.0.0.1:{port}", model, clients, tokens))
+                    url = f"http://127.0.0.1:{port}"
+                    speed, wait, texts = asyncio.run(together(url, model, range(clients), tokens))
                     if turn:  # the first one warms up
-                        found.setdefault((name, clients), []).append(pair)
-                        print(name, clients, pair, flush=True)
+                        found.setdefault((name, clients), []).append((speed, wait))
+                        print(f"{name}, {clients} clients: {speed:.1f} tokens a second, {wait:.3f} s", flush=True)
+                    if turn == rounds and clients == max(CLIENTS) and not name.startswith("transformers"):
+                        alone = [asyncio.run(together(url, model, [i], tokens))[2][0] for i in range(clients)]
+                        same[name] = sum(map(str.__eq__, texts, alone))
     rows: list[dict[str, Any]] = []
     table = Table("server", "clients", "tokens a second", "first token, s", title=f"{tokens} tokens a client")
     for name in ports:
@@ -124,8 +131,9 @@ def compare(quick: bool) -> None:
             rows.append({"server": name, "clients": clients, "tokens_per_second": speed, "first_token_s": wait})
             table.add_row(name, str(clients), f"{speed:.1f}", f"{wait:.3f}")
     Console(width=100).print(table)
+    print(f"texts of {max(CLIENTS)} clients at once that are those of a client alone: {same}")
     if not quick:
-        print(write("serve", rows, unit=f"medians of {rounds} rounds of {tokens} tokens a client"))
+        print(write("serve", rows, same_as_alone=same, unit=f"medians of {rounds} rounds of {tokens} tokens a client"))
 
 
 async def soak(url: str, process: psutil.Process, requests: int, at_once: int) -> dict[str, Any]:

@@ -171,9 +171,9 @@ def _say(outcome: Any, path: Path) -> None:
     parts.append(f"{outcome.rows - outcome.missing:,} of {outcome.rows:,} are in {path}")
     print(f"hartley: {'; '.join(parts)}", file=sys.stderr)
     if outcome.errors:
+        failed = "1 prompt" if outcome.errors == 1 else f"{outcome.errors:,} prompts"
         print(
-            f"hartley: {outcome.errors:,} prompt{'s' if outcome.errors > 1 else ''} could not be answered (the first, {outcome.error}); "
-            f"hartley query {path} errors",
+            f"hartley: {failed} could not be answered (the first, {outcome.error}); hartley query {path} errors",
             file=sys.stderr,
         )
     if outcome.cancelled:
