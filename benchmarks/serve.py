@@ -1,7 +1,7 @@
 """``hartley serve`` beside ``transformers serve`` on the default model: time to first token and tokens a second.
 
 `python -m benchmarks.serve [--quick]`. Both servers run at once on this machine and are asked in turn; 1, 4, 8 and 16
-clients each ask for a chat answer of 64 tokens, streamed, at the same moment. Quoted are medians of the rounds: of all
+clients each ask for a chat answer of 32 tokens, streamed, at the same moment. Quoted are medians of the rounds: of all
 tokens over the time from the first request to the last event, and of the clients' times to their first piece of text.
 `python -m benchmarks.serve --soak 3000` sends that many short requests, of which every fifth client vanishes on the
 way, and watches the server's memory and its slots.
@@ -93,7 +93,7 @@ async def together(url: str, model: str, seeds: Sequence[int], tokens: int) -> t
 
 def compare(quick: bool) -> None:
     """Measure, print and write."""
-    tokens, rounds = (16, 1) if quick else (64, 3)
+    tokens, rounds = (8, 1) if quick else (32, 3)
     directory = str(load("smollm2").directory)
     scripts = Path(sys.executable).parent
     ports = {name: free_port() for name in ("hartley int8 (default)", "hartley float32", "transformers float32")}
