@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from hartley.cli.generate import ORDER, sampler_text
+from hartley.cli.generate import sampler_text
 from hartley.decoding import parse
+from hartley.decoding.text import ORDER
 
 LINE = {"position", "token_id", "text", "surprisal", "entropy", "varentropy", "rank", "kept", "mass", "top"}
 TOTALS = {"tokens", "tokens_per_second", "mean_entropy", "mean_surprisal", "bits_per_byte", "engine", "dtype", "seed"}

@@ -19,7 +19,7 @@ from hartley.decoding import (
     top_p,
     typical_p,
 )
-from hartley.decoding.text import known_settings
+from hartley.decoding.text import joined, known_settings, parse_request
 from strategies import fractions, law
 
 positive = st.floats(1e-3, 1e3)
@@ -106,6 +106,7 @@ def test_reads(text, sampler):
         ("top_h=0.4,top_h_rule=papers", "'paper', 'partial'"),
         ("top_p=0.9,mirostat=2", "cannot be chained"),
         ("top_p=[]", "neither a number nor a word"),
+        (f"top_k={2**62}", r"top_k must be less than 2\*\*62"),
     ],
 )
 def test_refuses_and_says_what_was_meant(text, message):
@@ -124,3 +125,30 @@ def test_every_setting_has_a_key_of_its_own():
     assert len(set(keys.values())) == len(keys)
     assert keys["top_p"] == ("top_p", "p")
     assert keys["mirostat_tau"] == ("mirostat", "tau")
+
+
+def test_settings_given_one_by_one_are_chained_in_a_fixed_order():
+    given = {"mirostat_tau": 3, "temperature": 0.5}
+    assert parse(joined(given)) == chain(temperature(0.5), mirostat(tau=3))
+    assert joined({"top_p": 0.9, "top_h": 0.4, "temperature": 2}) == "temperature=2,top_h=0.4,top_p=0.9"
+    assert joined({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("top_h=1.5", "top_h must"),
+        ("top_p=[0.9 0.8]", "a value for each row"),
+        ("top_p=high", "cannot run"),
+        ("mirostat_mu=nan", "mirostat_mu must be a number"),
+    ],
+)
+def test_what_came_with_a_request_breaks_where_it_is_read(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_request(text)
+
+
+@law(samplers | targets, examples=50)
+def test_what_can_be_written_can_be_asked_for(sampler):
+    if "[" not in str(sampler):
+        assert parse_request(str(sampler)) == sampler

@@ -11,11 +11,6 @@ import typer
 
 from hartley.cli.running import INTERRUPTED, ctrl_c, ids_of, open_model, pieces, sampler_of, token_of
 
-# The order in which single flags are chained: that of transformers, then what it does not have.
-ORDER = (
-    "temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
-    "top_n_sigma", "entropy_top_k", "mirostat", "mirostat_tau", "mirostat_eta",
-)  # fmt: skip
 SINGLE = "Sampler, single settings (chained in this order)"
 
 
@@ -70,8 +65,7 @@ def generate(
     Surprisal and entropy are the model's own, at temperature 1 and before any sampler, in nats. Text goes to standard
     output; when that is not a terminal, the totals go to standard error. Ctrl-C keeps and saves what was drawn.
     """
-    given = locals()
-    text = sampler_text(sampler, {key: given[key] for key in ORDER if given[key] is not None})
+    text = sampler_text(sampler, _single(locals()))
     prompt = read_prompt(prompt)
     if html is not None:
         from hartley.report.files import check_writable
@@ -152,7 +146,18 @@ def sampler_text(text: str | None, flags: dict[str, Any]) -> str:
     if text is not None and flags:
         named = ", ".join(f"--{key.replace('_', '-')}" for key in flags)
         raise ValueError(f"--sampler and {named} are both given; write everything in --sampler, in the order you mean")
-    return text if text is not None else ",".join(f"{key}={value}" for key, value in flags.items())
+    if text is not None:
+        return text
+    from hartley.decoding.text import joined
+
+    return joined(flags)
+
+
+def _single(given: dict[str, Any]) -> dict[str, Any]:
+    """The single settings of the sampler among the options."""
+    from hartley.decoding.text import known_settings
+
+    return {key: given[key] for key in known_settings() if given.get(key) is not None}
 
 
 def read_prompt(prompt: str | None) -> str:

@@ -3,11 +3,20 @@
 import difflib
 import inspect
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from hartley.decoding.sampler import BUILDERS, Sampler, chain
+from hartley.info.head import Head
+
+#: Single settings are chained in this order: that of transformers, then what it does not have
+ORDER = (
+    "temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma",
+    "entropy_top_k", "mirostat",
+)  # fmt: skip
 
 _ITEM = re.compile(r"\s*([A-Za-z_0-9]+)\s*=\s*([^,]*?)\s*")
 
@@ -45,6 +54,40 @@ def parse(text: str) -> Sampler:
     return chain(*[_build(name, settings) for name, settings in order])
 
 
+def joined(settings: Mapping[str, Any]) -> str:
+    """The text form of settings that were given one by one, whose samplers are chained in the order of :data:`ORDER`.
+
+    >>> joined({"mirostat_tau": 3.0, "temperature": 1.5})
+    'temperature=1.5,mirostat_tau=3.0'
+    """
+    known = known_settings()
+    names = [*ORDER, *BUILDERS]
+    return ",".join(f"{key}={settings[key]}" for key in sorted(settings, key=lambda key: names.index(known[key][0])))
+
+
+@lru_cache(maxsize=1024)
+def parse_request(text: str) -> Sampler:
+    """Read the text form that came with a request for one sequence, and try it: what breaks has to break here.
+
+    Raises ``ValueError`` for what :func:`parse` refuses, one value per row, a setting that is no number, and a sampler
+    that fails on a row of logits.
+    """
+    if "[" in text:
+        raise ValueError(f"sampler {text!r} has a value for each row of a batch; give one number")
+    try:
+        sampler = parse(text)
+        sampler.apply(Head.of(torch.linspace(-4.0, 4.0, 64, dtype=torch.float64)[None]), sampler.init(1))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"sampler {text!r} cannot run: {error}") from error
+    for part in getattr(sampler, "samplers", [sampler]):
+        for name, value in part.settings.items():
+            if value != value:
+                raise ValueError(f"{part.name}_{name} must be a number, got {value} in {text!r}")
+    return sampler
+
+
 def known_settings() -> dict[str, tuple[str, str]]:
     """Every key of the text form, with its sampler and the setting it gives."""
     keys: dict[str, tuple[str, str]] = {}
@@ -69,9 +112,12 @@ def _value(key: str, text: str) -> Any:
             return torch.tensor(numbers)
     for number in (int, float):
         try:
-            return number(text)
+            value = number(text)
         except ValueError:
             continue
+        if isinstance(value, int) and abs(value) >= 1 << 62:
+            raise ValueError(f"{key} must be less than 2**62, got {text}")
+        return value
     if not re.fullmatch(r"[A-Za-z_.]+", text):
         raise ValueError(f"{key}={text!r} is neither a number nor a word")
     return text

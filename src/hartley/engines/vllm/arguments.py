@@ -1,23 +1,14 @@
 """What a request asks of Hartley inside vLLM: ``extra_args`` offline, ``vllm_xargs`` over REST."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import torch
-
-from hartley.decoding import Sampler, parse
-from hartley.decoding.text import known_settings
-from hartley.info.head import Head
+from hartley.decoding import Sampler
+from hartley.decoding.text import joined, known_settings, parse_request
 
 NUMBERS = ("entropy", "varentropy", "surprisal", "rank", "kept", "mass")  #: per token, in this order
 ALL = (*NUMBERS, "log_prob", "drawn_entropy", "drawn_varentropy", "top_tokens", "top_log_probs")
 
-# Single arguments are chained in this order, that of transformers and of the command line
-ORDER = (
-    "temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma",
-    "entropy_top_k", "mirostat",
-)  # fmt: skip
 LONGEST = 1000  # characters of a sampler text
 
 
@@ -54,12 +45,10 @@ def arguments(extra: Mapping[str, Any] | None) -> Arguments | None:
         raise ValueError(f"hartley={whole!r} and {', '.join(given)} are both given; write everything in hartley")
     numbers = _numbers(extra.get("entropy", True))
     if whole is None:
-        names = [*ORDER, *known]
-        ordered = sorted(given, key=lambda key: names.index(known[key][0]))
-        whole = ",".join(f"{key}={_value(key, given[key])}" for key in ordered)
+        whole = joined({key: _value(key, value) for key, value in given.items()})
     elif not isinstance(whole, str) or len(whole) > LONGEST:
         raise ValueError(f"hartley must be a sampler text of at most {LONGEST} characters, got {whole!r:.80}")
-    return Arguments(_sampler(whole), whole, numbers)
+    return Arguments(parse_request(whole), whole, numbers)
 
 
 def check_beside(asked: Arguments, params: Any) -> None:
@@ -90,21 +79,3 @@ def _value(key: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or set(str(value)) & set(",=["):
         raise ValueError(f"{key} must be a number or a word, got {value!r:.80}")
     return value
-
-
-@lru_cache(maxsize=1024)
-def _sampler(text: str) -> Sampler:
-    if "[" in text:
-        raise ValueError(f"sampler {text!r} has a value for each row of a batch; give one number")
-    try:  # whatever breaks on a row of logits has to break here, not in the engine
-        sampler = parse(text)
-        sampler.apply(Head.of(torch.linspace(-4.0, 4.0, 64, dtype=torch.float64)[None]), sampler.init(1))
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(f"sampler {text!r} cannot run: {error}") from error
-    for part in getattr(sampler, "samplers", [sampler]):
-        for name, value in part.settings.items():
-            if value != value:
-                raise ValueError(f"{part.name}_{name} must be a number, got {value} in {text!r}")
-    return sampler
