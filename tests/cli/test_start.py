@@ -48,7 +48,7 @@ def test_version(hartley):
     assert hartley("--version") == (0, f"hartley {package.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["generate", "compare", "detect", "papers", "reproduce", "env"])
+@pytest.mark.parametrize("command", ["generate", "compare", "serve", "detect", "papers", "reproduce", "env"])
 def test_every_command_has_help(hartley, command):
     found = hartley(command, "--help")
     assert found.status == 0

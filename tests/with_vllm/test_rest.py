@@ -138,3 +138,42 @@ def test_the_openai_client_reads_them(server):
         model="smollm2", prompt=PROMPT, max_tokens=4, extra_body={"vllm_xargs": {"hartley": "mirostat_tau=3"}}
     )
     assert len(answer.choices[0].hartley["entropy"]) == 4
+
+
+def test_our_own_interface_in_front_of_it_gives_the_same(server):
+    """``hartley serve --upstream``, in this process."""
+    import asyncio
+
+    import httpx
+
+    from hartley.serve.app import create_app
+    from hartley.serve.upstream import Upstream
+
+    async def ask(path, body):
+        transport = httpx.ASGITransport(create_app(Upstream.connect(server)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300) as client:
+            return (await client.post(path, json=body)).json()
+
+    asked = {"prompt": PROMPT, "max_tokens": 8, "seed": 0, "entropy": True, "return_token_ids": True, "top_h": 0.4}
+    (ours,) = asyncio.run(ask("/v1/completions", asked))["choices"]
+    _, theirs = post(
+        server, "completions", **completion(vllm_xargs={"top_h": 0.4}, return_token_ids=True, ignore_eos=False)
+    )
+    (theirs,) = theirs["choices"]
+    assert ours["token_ids"] == theirs["token_ids"]
+    assert ours["prompt_token_ids"] == theirs["prompt_token_ids"]
+    assert ours["text"] == theirs["text"]
+    for name in NAMES:
+        assert ours["hartley"][name] == pytest.approx(theirs["hartley"][name], rel=1e-3, abs=1e-4)
+    assert len(ours["hartley"]["drawn_entropy"]) == len(ours["token_ids"])
+    for token, text, likeliest in zip(*(ours["hartley"][name] for name in ("token_ids", "texts", "top")), strict=True):
+        assert len(likeliest) == 8
+        assert all(one["text"] == text for one in likeliest if one["token_id"] == token)
+
+    messages = [{"role": "user", "content": "Name three rivers."}]
+    answer = asyncio.run(ask("/v1/chat/completions", {"messages": messages, "n": 2, "seed": 1, "max_tokens": 6}))
+    assert answer["usage"]["completion_tokens"] == 12
+    _, chat_of_vllm = post(server, "chat/completions", messages=messages, n=2, seed=1, max_tokens=6)
+    assert answer["usage"]["prompt_tokens"] == chat_of_vllm["usage"]["prompt_tokens"], "the same template"
+    long = asyncio.run(ask("/v1/completions", {"prompt": [5] * 500, "max_tokens": 4000, "seed": 1}))
+    assert long["usage"]["total_tokens"] <= 512

@@ -18,6 +18,7 @@ from hartley.cli.papers import papers, reproduce
 from hartley.cli.probe import probe
 from hartley.cli.query import query
 from hartley.cli.report import report
+from hartley.cli.serve import serve
 
 
 class Commands(TyperGroup):
@@ -57,7 +58,7 @@ def options(
     """Measure, steer and spend the entropy of real models."""
 
 
-for command in (generate, compare, query, report, detect, probe, papers, reproduce, env):
+for command in (generate, compare, serve, query, report, detect, probe, papers, reproduce, env):
     app.command()(command)
 app.command(cls=Batch)(batch)
 

@@ -273,16 +273,17 @@ class Scheduler:
         try:
             steps = self.batch.step()
             rows = {row.index: row for row in self.batch.rows}
-            for stream in set(self._owners.values()):
-                own = [step for step in steps if self._owners[rows[step.index]] is stream]
-                if own:
-                    stream.put(own)
+            drawn: dict[Stream, list[Step]] = {}
+            for step in steps:
+                drawn.setdefault(self._owners[rows[step.index]], []).append(step)
+            for row in [row for row in self._owners if row.finish is not None]:
+                del self._owners[row]  # before its client learns that it has ended, and looks
+            for stream, own in drawn.items():
+                stream.put(own)
             self.batch.advance()
         except Exception as error:
             self.batch.close()
             self._end(set(self._owners.values()), error)
-        for row in [row for row in self._owners if row.finish is not None]:
-            del self._owners[row]
 
     def _end(self, streams: Collection[Stream], error: Exception | None = None) -> None:
         """End streams before their time: as cancelled, or with what went wrong."""
