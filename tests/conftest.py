@@ -1,6 +1,7 @@
 """Shared settings: one Hypothesis profile, two threads, and markers that skip with a reason."""
 
 import os
+import shutil
 
 # Threads that wait by spinning starve each other on a busy machine; read when torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -16,6 +17,23 @@ hypothesis.settings.load_profile("hartley")
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, headless; for one module, since its event loop would stand in the way of others."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    flags = [
+        "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync",
+    ]  # fmt: skip
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
