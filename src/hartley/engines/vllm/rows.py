@@ -6,6 +6,7 @@ An engine shows logits first and its token later, sometimes only at the next ste
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -108,12 +109,13 @@ def few_threads(rows: int) -> Iterator[None]:
     """Run our kernels in this thread alone where there are few rows.
 
     Threads have to meet, and where other processes hold the cores that took 25 ms instead of the 0.3 ms of one row's
-    work.
+    work. vLLM ties its worker to a core, and threads born there stay there: no more of them than cores.
     """
     import numba
 
     before = numba.get_num_threads()
-    numba.set_num_threads(1 if rows < PARALLEL else before)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else before
+    numba.set_num_threads(1 if rows < PARALLEL else min(before, cores))
     try:
         yield
     finally:
