@@ -93,7 +93,7 @@ async def together(url: str, model: str, seeds: Sequence[int], tokens: int) -> t
 
 def compare(quick: bool) -> None:
     """Measure, print and write."""
-    tokens, rounds = (8, 1) if quick else (32, 3)
+    tokens, rounds = (8, 1) if quick else (32, 2)
     directory = str(load("smollm2").directory)
     scripts = Path(sys.executable).parent
     ports = {name: free_port() for name in ("hartley int8 (default)", "hartley float32", "transformers float32")}
