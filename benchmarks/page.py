@@ -60,8 +60,8 @@ def vllm() -> list[str]:
         "## Entropy in vLLM\n",
         f"vLLM {version} on this CPU, the default model in float32, sampling by vLLM. Work: the time inside the "
         "functions that do it, ours or vLLM's log-probabilities, as a share of a decode step. Cost: the step against "
-        "plain vLLM, with the 95% interval of its median over rounds in turn: the machine's noise is that wide. "
-        "Measured before the logits that a sampler leaves were written back faster: rows with a sampler are too high.\n",
+        "plain vLLM, with the 95% interval of its median over rounds in turn: the noise is that wide. "
+        "Measured before the logits that a sampler leaves were written back faster: those of samplers are too high.\n",
         "| requests at once | asked for | step, ms | work, ms | work, % of the step | cost, % (interval) |",
         "|---|---|---|---|---|---|",
         *(
