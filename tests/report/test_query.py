@@ -7,7 +7,8 @@ import statistics
 
 import pytest
 
-from hartley.report.query import VIEWS, opened, plain
+from hartley.info.plain import plain
+from hartley.report.query import VIEWS, opened
 from hartley.report.run_folder import RunFolder
 
 WORDS = ("the", " sea", " was", " calm")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hartley.cli.running import INTERRUPTED, ctrl_c, ids_of, open_model, pieces, sampler_of, token_of
+from hartley.cli.running import INTERRUPTED, ctrl_c, ids_of, open_model, sampler_of, token_of
 
 
 def compare(
@@ -62,6 +62,7 @@ def compare(
 
     from hartley.engines import Request
     from hartley.engines import generate as run
+    from hartley.models.tokenizer import pieces
     from hartley.report import measures, terminal
 
     piece = pieces(opened.tokenizer)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hartley.cli.running import INTERRUPTED, ctrl_c, ids_of, open_model, pieces, sampler_of, token_of
+from hartley.cli.running import INTERRUPTED, ctrl_c, ids_of, open_model, sampler_of, token_of
 
 SINGLE = "Sampler, single settings (chained in this order)"
 
@@ -78,6 +78,7 @@ def generate(
 
     from hartley.engines import Request
     from hartley.engines import generate as run
+    from hartley.models.tokenizer import pieces
     from hartley.report import terminal
     from hartley.report.summary import totals
 

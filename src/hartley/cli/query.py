@@ -45,7 +45,7 @@ def _tables(found: Any) -> list[tuple[str, str]]:
 
 
 def _print(columns: list[str], rows: Any, as_json: bool, as_csv: bool) -> None:
-    from hartley.report.query import plain
+    from hartley.info.plain import plain
 
     if as_json:
         for row in rows:

@@ -1,6 +1,5 @@
 """What the commands that run a model share: opening one, stopping it gently, and its steps as plain token dicts."""
 
-import math
 import signal
 import sys
 import threading
@@ -68,22 +67,11 @@ def ids_of(engine: Any, prompt: str, chat: bool | None) -> tuple[list[int], bool
     return (engine.tokenizer.chat(prompt) if chat else engine.tokenizer.encode(prompt)), chat
 
 
-def pieces(tokenizer: Any) -> Callable[[int], str]:
-    """The text of a single token, remembered."""
-    known: dict[int, str] = {}
-
-    def piece(token: int) -> str:
-        if token not in known:
-            known[token] = tokenizer.decode([token])
-        return known[token]
-
-    return piece
-
-
 def token_of(step: "Step", piece: Callable[[int], str]) -> dict[str, Any]:
     """A step as a line of ``--json``; see :mod:`hartley.report`. Nats; varentropies nats^2."""
+    from hartley.decoding.draw import likeliest
+
     draw = step.draw or {}
-    likeliest = zip(draw["top_tokens"][:SHOWN], draw["top_log_probs"], strict=False)
     return {
         "position": step.position,
         "token_id": step.token,
@@ -94,7 +82,6 @@ def token_of(step: "Step", piece: Callable[[int], str]) -> dict[str, Any]:
         "drawn_varentropy": draw["drawn_varentropy"],
         "top": [
             {"token_id": token, "text": piece(token), "log_prob": log_prob}
-            for token, log_prob in likeliest
-            if math.isfinite(log_prob)
+            for token, log_prob in likeliest(draw, SHOWN)
         ],
     }

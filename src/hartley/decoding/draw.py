@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -53,3 +55,13 @@ class Draw(NamedTuple):
     def row(self, i: int) -> dict[str, Any]:
         """Row ``i`` in plain Python numbers, for a log or a client."""
         return {name: values[i].tolist() for name, values in self._asdict().items()}
+
+
+def likeliest(row: Mapping[str, Any], most: int) -> list[tuple[int, float]]:
+    """The model's most probable tokens in a row of :meth:`Draw.row`, up to ``most``, with log-probabilities in nats.
+
+    >>> likeliest({"top_tokens": [5, 2, 0], "top_log_probs": [-0.2, -1.7, -float("inf")]}, 20)
+    [(5, -0.2), (2, -1.7)]
+    """
+    pairs = zip(row["top_tokens"][:most], row["top_log_probs"][:most], strict=True)
+    return [(token, value) for token, value in pairs if value is not None and math.isfinite(value)]

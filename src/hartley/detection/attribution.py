@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hartley.detection.plain import plain
 from hartley.detection.protocol import Reader
 from hartley.detection.reading import read
+from hartley.info.plain import plain
 
 SAME = 1e-6  # nats a byte: closer than float32 logits can tell
 

@@ -8,10 +8,10 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 from hartley.detection.calibration import Calibration
-from hartley.detection.plain import plain
 from hartley.detection.scores import LAMBDAS, Scores
 from hartley.detection.wealth import SIDES, Totals
 from hartley.info.checks import check_one_of
+from hartley.info.plain import plain
 
 Method = Literal["evalue", "calibrated", "zscore"]
 Alternative = Literal["two-sided", "greater", "less"]

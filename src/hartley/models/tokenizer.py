@@ -1,7 +1,7 @@
 """Text to token ids and back, chat templates, and text streamed token by token."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -125,6 +125,18 @@ class TextStream:
         text = self.tokenizer.decode(self.ids)
         piece, self.sent = text[self.sent :], len(text)
         return piece
+
+
+def pieces(tokenizer: TokenizerLike) -> Callable[[int], str]:
+    """The text of a single token, remembered."""
+    known: dict[int, str] = {}
+
+    def piece(token: int) -> str:
+        if token not in known:
+            known[token] = tokenizer.decode([token])
+        return known[token]
+
+    return piece
 
 
 def _backend(directory: Path) -> Any:

@@ -1,6 +1,5 @@
 """Questions to a batch run in SQL: DuckDB over its Parquet files, with views for what is asked most."""
 
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -217,23 +216,6 @@ def opened(path: Path) -> Iterator[Run]:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield Run(connection)
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: numbers, text, truth, None; what is not finite is None, anything else its text.
-
-    >>> plain(0.5), plain(math.nan), plain([1, math.inf])
-    (0.5, None, [1, None])
-    """
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
-    return str(value)
 
 
 def _none(schema: Any) -> str:

@@ -1,11 +1,12 @@
 """From the steps of the decode loop to OpenAI's choices and chunks, with our columns beside them."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hartley.decoding.draw import likeliest
 from hartley.engines import Step
+from hartley.info.plain import plain
 
 NUMBERS = ("surprisal", "entropy", "varentropy", "rank", "kept", "mass", "drawn_entropy", "drawn_varentropy")
 TOP = 8  # alternatives of a token among our columns
@@ -38,7 +39,7 @@ def tokens_of(steps: Iterable[Step], form: Form) -> set[int]:
     for step in steps:
         if step.token is not None:
             found.add(step.token)
-            found.update(token for token, _ in likeliest(step, most))
+            found.update(token for token, _ in likeliest(numbers(step), most))
     return found
 
 
@@ -84,9 +85,12 @@ def columns(steps: Sequence[Step], pieces: Pieces) -> dict[str, list[Any]]:
     return {
         "token_ids": [step.token for step in steps],
         "texts": [pieces[step.token] for step in steps if step.token is not None],
-        **{name: [finite(numbers(step)[name]) for step in steps] for name in NUMBERS},
+        **{name: [plain(numbers(step)[name]) for step in steps] for name in NUMBERS},
         "top": [
-            [{"token_id": token, "text": pieces[token], "log_prob": value} for token, value in likeliest(step, TOP)]
+            [
+                {"token_id": token, "text": pieces[token], "log_prob": value}
+                for token, value in likeliest(numbers(step), TOP)
+            ]
             for step in steps
         ],
     }
@@ -107,7 +111,7 @@ def completion_logprobs(steps: Sequence[Step], pieces: Pieces, most: int, offset
         found["text_offset"].append(offset)
         if most:
             top: dict[str, float | None] = {}
-            for token, other in likeliest(step, most):
+            for token, other in likeliest(numbers(step), most):
                 top.setdefault(pieces[token], other)  # of two tokens that look alike, the likelier
             found["top_logprobs"].append(top | ({} if piece in top else {piece: value}))
         offset += len(step.text)
@@ -119,7 +123,7 @@ def chat_logprobs(steps: Sequence[Step], pieces: Pieces, most: int, offset: int)
     return {
         "content": [
             _logprob(pieces[step.token or 0], log_prob(step))
-            | {"top_logprobs": [_logprob(pieces[token], value) for token, value in likeliest(step, most)]}
+            | {"top_logprobs": [_logprob(pieces[token], value) for token, value in likeliest(numbers(step), most)]}
             for step in steps
         ]
     }
@@ -129,17 +133,9 @@ def _logprob(piece: str, value: float | None) -> dict[str, Any]:
     return {"token": piece, "logprob": value, "bytes": None if HOLE in piece else list(piece.encode())}
 
 
-def likeliest(step: Step, most: int) -> Iterator[tuple[int, float]]:
-    """The model's most probable tokens at a step with their log-probabilities, nats."""
-    draw = numbers(step)
-    for token, value in zip(draw["top_tokens"][:most], draw["top_log_probs"][:most], strict=True):
-        if value is not None and math.isfinite(value):
-            yield token, value
-
-
 def log_prob(step: Step) -> float | None:
     """Of the drawn token under the model at temperature 1, nats."""
-    value = finite(numbers(step)["surprisal"])
+    value = plain(numbers(step)["surprisal"])
     return None if value is None else -value
 
 
@@ -152,8 +148,3 @@ def usage(prompts: Sequence[Sequence[int]], drawn: int) -> dict[str, int]:
     """Tokens of a request: those of its prompts, each counted once, and those that were drawn."""
     read = sum(map(len, prompts))
     return {"prompt_tokens": read, "completion_tokens": drawn, "total_tokens": read + drawn}
-
-
-def finite(value: Any) -> Any:
-    """The value as JSON can say it: None for a number that is not finite."""
-    return None if value is None or not math.isfinite(value) else value

@@ -1,7 +1,7 @@
 """The model in this process, behind the interface."""
 
 import asyncio
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from hartley.decoding import Sampler
 from hartley.engines import Request
 from hartley.engines.protocol import check_ids, parts_of
 from hartley.info import Head
-from hartley.serve.answers import finite
+from hartley.info.plain import plain
+from hartley.models.tokenizer import pieces
 from hartley.serve.backend import Job, Prompt, Run
 from hartley.serve.errors import busy
 from hartley.serve.scheduler import Draining, Full, Scheduler
@@ -35,7 +36,7 @@ class Embedded:
             "score": engine.name != "vllm",  # which gives no logits
             "ends": sorted(engine.tokenizer.stop_ids),
         }
-        self.known: dict[int, str] = {}
+        self.piece = pieces(engine.tokenizer)
         self.draining = False
 
     async def start(self, job: Job) -> Run:
@@ -53,18 +54,14 @@ class Embedded:
 
     async def pieces(self, tokens: Iterable[int]) -> Mapping[int, str]:
         """The text of each token alone."""
-        for token in tokens:
-            if token not in self.known:
-                self.known[token] = self.engine.tokenizer.decode([token])
-        return self.known
+        return {token: self.piece(token) for token in tokens}
 
     async def score(self, text: Prompt, top: int) -> dict[str, Any]:
         """Read a text, every token after the ones before it."""
         ids = await asyncio.to_thread(self._read, text)
         rows = await self._call(read, self.engine, ids, top)
-        pieces = await self.pieces({token for row in rows for token in (row["token_id"], *row["top"])})
         decode = self.engine.tokenizer.decode
-        return scored(rows, pieces, decode(ids)[len(decode(ids[:1])) :])
+        return scored(rows, self.piece, decode(ids)[len(decode(ids[:1])) :])
 
     async def detect(
         self, text: Prompt, prompt: Prompt | None, sampler: Sampler | None, level: float
@@ -163,7 +160,7 @@ def read(engine: Any, ids: list[int], top: int) -> Generator[None, None, list[di
     return rows
 
 
-def scored(rows: list[dict[str, Any]], pieces: Mapping[int, str], predicted: str) -> dict[str, Any]:
+def scored(rows: list[dict[str, Any]], piece: Callable[[int], str], predicted: str) -> dict[str, Any]:
     """The answer made of the rows of :func:`read`; ``predicted`` is the text after the first token."""
     from hartley.report.summary import totals
 
@@ -172,12 +169,12 @@ def scored(rows: list[dict[str, Any]], pieces: Mapping[int, str], predicted: str
     return {
         "tokens": {
             "token_ids": [row["token_id"] for row in rows],
-            "texts": [pieces[row["token_id"]] for row in rows],
-            **{name: [finite(row[name]) for row in rows] for name in names},
+            "texts": [piece(row["token_id"]) for row in rows],
+            **{name: [plain(row[name]) for row in rows] for name in names},
             "top": [
-                [{"token_id": token, "text": pieces[token], "log_prob": value} for token, value in row["top"].items()]
+                [{"token_id": token, "text": piece(token), "log_prob": value} for token, value in row["top"].items()]
                 for row in rows
             ],
         },
-        "totals": {name: finite(found[name]) for name in Totals.__annotations__},
+        "totals": {name: plain(found[name]) for name in Totals.__annotations__},
     }

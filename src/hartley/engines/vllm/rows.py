@@ -5,7 +5,6 @@ An engine shows logits first and its token later, sometimes only at the next ste
 """
 
 import logging
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from hartley.decoding.sampler import State, masked
 from hartley.decoding.states import join, take
 from hartley.engines.vllm.arguments import Arguments
 from hartley.info.head import Head
+from hartley.info.plain import plain
 
 PARALLEL = 8  # rows from which the kernels share them out among threads
 
@@ -100,7 +100,7 @@ def drawn(turns: Sequence[Turn], tokens: Tensor) -> dict[int, list[Any]]:
         values = {name: getattr(draw, name).tolist() for name in asked}
         for i, (place, row) in enumerate(zip(turn.places, turn.rows, strict=True)):
             if row.asked.numbers:
-                found[place] = [_finite(values[name][i]) for name in row.asked.numbers]
+                found[place] = [plain(values[name][i]) for name in row.asked.numbers]
     return found
 
 
@@ -155,10 +155,3 @@ def _step(logits: Tensor, rows: Sequence[Row], places: Sequence[int]) -> Turn:
 
 def _has_state(state: State) -> bool:
     return any(map(_has_state, state)) if isinstance(state, tuple) else state is not None
-
-
-def _finite(value: Any) -> Any:
-    """The value as JSON can say it: a number that is none becomes None."""
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return value if isinstance(value, int) or math.isfinite(value) else None
