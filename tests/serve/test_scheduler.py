@@ -198,6 +198,54 @@ def test_an_engine_that_fails_is_reported_and_used_again():
     asyncio.run(run())
 
 
+def test_an_engine_that_fails_when_somebody_leaves_is_used_again():
+    class Sticky(Markov):
+        def start(self, prompts, room):
+            session = super().start(prompts, room)
+
+            def keep(rows):
+                raise RuntimeError("they stick together")
+
+            session.keep = keep
+            return session
+
+    async def run():
+        async with Server(Sticky(0.01)) as scheduler:
+            stays = scheduler.submit([Request([7], chain(), 40, 1)])
+            async with scheduler.submit([Request([5], chain(), 40)]) as stream:
+                await anext(stream)
+            with pytest.raises(RuntimeError, match="they stick together"):
+                async for _ in stays:
+                    pass
+            next_one = scheduler.submit([Request([7], chain(), 2, 1)])
+            assert (await anext(next_one)).token == alone(Markov(), Request([7], chain(), 2, 1))[0]
+
+    asyncio.run(run())
+
+
+def test_work_that_nobody_waits_for_ends_at_its_next_turn():
+    turns = []
+
+    def work() -> Iterator[None]:
+        for turn in range(1000):
+            turns.append(turn)
+            yield
+
+    async def run():
+        async with Server(Markov(0.01)) as scheduler:
+            stream = scheduler.submit([Request([5], chain(), 30)])
+            future = scheduler.call(work)
+            await anext(stream)
+            assert future.cancel()
+            assert await asyncio.wrap_future(scheduler.call(len, "ab")) == 2
+            seen = len(turns)
+            async for _ in stream:
+                pass
+            assert len(turns) == seen < 10
+
+    asyncio.run(run())
+
+
 def test_a_prompt_that_cannot_be_read_concerns_nobody_else():
     class Picky(Markov):
         def start(self, prompts, room):

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -82,6 +83,15 @@ class _Job:
     future: Future[Any]
     turns: Iterator[Any] | None = None
 
+    def end(self, result: Any) -> None:
+        """Tell who waits, if somebody still does, what came of it or went wrong."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
 
 class Scheduler:
     """Up to ``streams`` rows run together on ``engine``, and up to ``queue`` wait, each submission getting its turn.
@@ -149,7 +159,8 @@ class Scheduler:
     def call(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Run ``function(*args)`` on the engine's thread between steps; of a generator, a turn each time.
 
-        The future has what it returns, or raises. Raises :class:`Full` and :class:`Draining` as :meth:`submit` does.
+        The future has what it returns, or raises; cancelling it ends the work at its next turn. Raises :class:`Full`
+        and :class:`Draining` as :meth:`submit` does.
         """
         future: Future[Any] = Future()
         with self._changed:
@@ -188,18 +199,23 @@ class Scheduler:
 
     def _work(self) -> None:
         while self._wait():
-            self._leave()
-            self._work_on_job()
-            self._read()
-            if self.batch.rows:
-                self._step()
+            try:
+                self._leave()
+                self._work_on_job()
+                self._read()
+                if self.batch.rows:
+                    self._step()
+            except Exception as error:  # of the engine: all rows are in doubt, and the next ones get a new batch
+                broken, self.batch = self.batch, batch_of(self.engine)
+                self._end(set(self._owners.values()), error)
+                with suppress(Exception):
+                    broken.close()
         with self._changed:
             streams = {*self._turns, *self._owners.values()}
             jobs, self._jobs = [*self._jobs, *([self._job] if self._job else [])], deque()
         self._end(streams)
         for job in jobs:
-            if not job.future.cancelled():
-                job.future.set_exception(Draining("the server is ending"))
+            job.end(Draining("the server is ending"))
         self.batch.close()
 
     def _wait(self) -> bool:
@@ -222,25 +238,22 @@ class Scheduler:
                 if not self._jobs:
                     return
                 self._job = self._jobs.popleft()
-            if not self._job.future.set_running_or_notify_cancel():
-                self._job = None
-                return
-        job = self._job
+        job, self._job = self._job, None
+        if job.future.cancelled():  # whoever wanted it went away
+            return
         try:
             if job.turns is None:
                 made = job.function()
-                if isinstance(made, Iterator):
-                    job.turns = made
-                else:
-                    job.future.set_result(made)
-            if job.turns is not None:
-                next(job.turns)
-                return
+                if not isinstance(made, Iterator):
+                    job.end(made)
+                    return
+                job.turns = made
+            next(job.turns)
+            self._job = job
         except StopIteration as end:
-            job.future.set_result(end.value)
+            job.end(end.value)
         except Exception as error:
-            job.future.set_exception(error)
-        self._job = None
+            job.end(error)
 
     def _read(self) -> None:
         """Read prompts of rows that wait, while there are places and tokens to spend."""
@@ -270,20 +283,16 @@ class Scheduler:
         return True
 
     def _step(self) -> None:
-        try:
-            steps = self.batch.step()
-            rows = {row.index: row for row in self.batch.rows}
-            drawn: dict[Stream, list[Step]] = {}
-            for step in steps:
-                drawn.setdefault(self._owners[rows[step.index]], []).append(step)
-            for row in [row for row in self._owners if row.finish is not None]:
-                del self._owners[row]  # before its client learns that it has ended, and looks
-            for stream, own in drawn.items():
-                stream.put(own)
-            self.batch.advance()
-        except Exception as error:
-            self.batch.close()
-            self._end(set(self._owners.values()), error)
+        steps = self.batch.step()
+        rows = {row.index: row for row in self.batch.rows}
+        drawn: dict[Stream, list[Step]] = {}
+        for step in steps:
+            drawn.setdefault(self._owners[rows[step.index]], []).append(step)
+        for row in [row for row in self._owners if row.finish is not None]:
+            del self._owners[row]  # before its client learns that it has ended, and looks
+        for stream, own in drawn.items():
+            stream.put(own)
+        self.batch.advance()
 
     def _end(self, streams: Collection[Stream], error: Exception | None = None) -> None:
         """End streams before their time: as cancelled, or with what went wrong."""
@@ -299,5 +308,5 @@ class Scheduler:
                 del self._owners[row]
             if self._reading is not None and self._reading[0] in begun:
                 self._reading = None
-            self.batch.drop([row for row in begun if row in self.batch.rows])
             stream.put(error or [row.cancelled() for row in (*begun, *waiting)])
+            self.batch.drop([row for row in begun if row in self.batch.rows])
