@@ -96,7 +96,7 @@ class LlamaSession:
         self.sequences = np.arange(rows, dtype=np.int32)
         self.next = torch.empty(0, engine.vocab_size)
         self.context: Context | None = None
-        self.read = self.next
+        self.found = self.next
         if rows == 0:
             return
         longest = max(len(prompt) + more for prompt, more in zip(prompts, room, strict=True))
@@ -141,13 +141,14 @@ class LlamaSession:
                 context.forget(rows)
         if len(self.sequences) < rows:  # some left meanwhile
             context.move(rows, len(self.sequences))
-        self.next = torch.cat([self.next, self.read])
+        self.next = torch.cat([self.next, self.found])
         self.sequences = np.append(self.sequences, np.int32(len(self.sequences)))
         self.texts.append(list(prompt))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only; the highest sequences move into the gaps, or llama.cpp would read in pieces."""
-        assert self.context is not None, "the session is closed"
+        if self.context is None:  # nothing was read yet
+            return
         chosen = list(rows)
         kept = self.sequences[chosen]
         for sequence in set(self.sequences.tolist()) - set(kept.tolist()):
@@ -159,7 +160,7 @@ class LlamaSession:
     def close(self) -> None:
         """Give the memory back, as soon as nobody holds the logits."""
         self.context = None
-        self.next = self.read = torch.empty(0)
+        self.next = self.found = torch.empty(0)
 
     def _widened(self, rows: int, length: int) -> "Context":
         """A context with as much room as either asks for, in which every row is read again."""
@@ -173,7 +174,7 @@ class LlamaSession:
         return context
 
     def _read(self, context: "Context", sequence: int, text: Sequence[int]) -> Iterator[None]:
-        """Read a text into an empty sequence, a part at each turn; ``read`` then has its logits ``[1, V]``."""
+        """Read a text into an empty sequence, a part at each turn; ``found`` then has its logits ``[1, V]``."""
         for at in range(0, len(text), PART):
             if at:
                 yield
@@ -182,7 +183,7 @@ class LlamaSession:
             last[-1] = 1
             places = np.arange(at, at + len(part), dtype=np.int32)
             self.next = self.next.clone()  # what follows writes over it
-            self.read = context.read(part, places, np.full_like(part, sequence), last).clone()
+            self.found = context.read(part, places, np.full_like(part, sequence), last).clone()
 
 
 class Context:

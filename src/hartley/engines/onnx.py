@@ -36,6 +36,11 @@ class OnnxEngine:
             self.graph = Graph(directory, threads or torch.get_num_threads())
         except Exception as error:  # the library's own, json's and the file system's
             raise OSError(f"cannot open {directory} ({error}); remove that folder to have it made again") from error
+        if not self.graph.in_place:
+            raise ValueError(
+                f"engine 'onnx' cannot run {model.directory}: its packed graph does not write its cache in place; "
+                "use engine='transformers'"
+            )
         self.model_name = model.name
         self.dtype = dtype
         self.tokenizer = Tokenizer(model.directory)
@@ -124,11 +129,16 @@ class OnnxSession:
 
 
 class Graph:
-    """The packed model: what its inputs and outputs are called, and the runtime that holds its weights."""
+    """The packed model: what its inputs and outputs are called, and the runtime that holds its weights.
+
+    ``in_place`` says that it writes keys and values where it reads them, behind what is there: a :class:`Cache`.
+    """
 
     def __init__(self, directory: Path, threads: int) -> None:
         ort = runtime()
-        decoder = json.loads((directory / "genai_config.json").read_bytes())["model"]["decoder"]
+        settings = json.loads((directory / "genai_config.json").read_bytes())
+        decoder = settings["model"]["decoder"]
+        self.in_place: bool = settings["search"]["past_present_share_buffer"]
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # Threads that spin between two steps would take the cores that the sampler needs: 78 instead of 51 tokens a

@@ -127,7 +127,7 @@ class TransformersSession:
         self._read(torch.tensor(tokens, device=self.mask.device)[:, None])
 
     def add(self, prompt: Sequence[int], room: int) -> Iterator[None]:
-        """Read another prompt, in one go; its row stands at the end.
+        """Read another prompt; its row stands at the end.
 
         Raises ``ValueError`` for a model whose cache is not a plain one, with all its tokens.
         """
@@ -144,8 +144,7 @@ class TransformersSession:
             self.next = torch.cat([self.next, other.next])
         else:
             self.mask, self.next, self.past = other.mask, other.next, other.past
-        return
-        yield
+        yield from ()  # in one go
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""

@@ -58,7 +58,7 @@ class VllmEngine:
             disable_log_stats=True,
         )
         self.numbers = count()
-        self.waiting: dict[str, deque[Any]] = {}  # outputs of vLLM by request, until its iterator takes them
+        self.waiting: dict[str, deque[Any]] = {}  # outputs of vLLM by request, until its batch takes them
 
     def batch(self) -> "VllmBatch":
         """An empty batch, which vLLM runs beside others; see :func:`hartley.engines.generate`."""
@@ -115,7 +115,7 @@ class VllmBatch:
     def add(self, row: Any) -> "Iterator[None]":
         """Hand vLLM another row, whose prompt it reads when it sees fit."""
         self._enter(row)
-        return iter(())
+        yield from ()  # without waiting
 
     def step(self) -> "list[Step]":
         """What vLLM draws next: tokens of some rows, of none or several of one while it reads prompts or runs ahead."""
