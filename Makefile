@@ -43,6 +43,7 @@ bench: $(LLAMA)  ## measure beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.streams
 	$(BIN)/python -m benchmarks.serve
 	$(BIN)/python -m benchmarks.serve --soak 3000
+	$(BIN)/python -m benchmarks.serve --page
 	$(BIN)/python -m benchmarks.batch --part scaling --part memory --prompts 256 --keep
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.page

@@ -60,8 +60,7 @@ def vllm() -> list[str]:
         "## Entropy in vLLM\n",
         f"vLLM {version} on this CPU, the default model in float32, sampling by vLLM. Work: the time inside the "
         "functions that do it, ours or vLLM's log-probabilities, as a share of a decode step. Cost: the step against "
-        "plain vLLM, with the 95% interval of its median over rounds in turn: the noise is that wide. "
-        "Measured before the logits that a sampler leaves were written back faster: those of samplers are too high.\n",
+        "plain vLLM, with the 95% interval of its median over rounds in turn: the machine's noise is that wide.\n",
         "| requests at once | asked for | step, ms | work, ms | work, % of the step | cost, % (interval) |",
         "|---|---|---|---|---|---|",
         *(
@@ -107,13 +106,15 @@ def serve() -> list[str]:
         "\nTexts of 16 clients at once that are, letter for letter, those of a client alone with the same seed: "
         f"{', '.join(f'{number} of 16 ({name})' for name, number in same.items())}.\n",
     ]
-    found = read("soak")
+    found, page = read("soak"), read("page")["rows"][0]
     one = found["rows"][0]
     return [
         *lines,
         f"{found['requests']:,} short requests by 16 clients: {one['answered']:,} answered, {one['vanished']:,} left "
         f"by their client on the way, {one['failed']:,} failed. Its memory: {one['MB after 500']:.0f} MB after "
         f"500, at most {one['MB at most later']:.0f} MB later, {one['MB at the end']:.0f} MB at the end.\n",
+        f"The page could be used after {page['median_s']:.2f} s in the median of {page['visits']} visits with an empty "
+        f"cache, after {page['slowest_s']:.2f} s in the slowest.\n",
     ]
 
 

@@ -4,7 +4,8 @@
 clients each ask for a chat answer of 32 tokens, streamed, at the same moment. Quoted are medians of the rounds: of all
 tokens over the time from the first request to the last event, and of the clients' times to their first piece of text.
 `python -m benchmarks.serve --soak 3000` sends that many short requests, of which every fifth client vanishes on the
-way, and watches the server's memory and its slots.
+way, and watches the server's memory and its slots. `python -m benchmarks.serve --page` opens the page in fresh browser
+contexts and says when it was interactive.
 """
 
 import argparse
@@ -186,18 +187,43 @@ async def soak(url: str, process: psutil.Process, requests: int, at_once: int) -
     }
 
 
+def visits(url: str, times: int) -> list[float]:
+    """Seconds from each navigation until the page can be used; Chromium, nothing in its cache."""
+    from playwright.sync_api import sync_playwright
+
+    found: list[float] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for _ in range(times):
+            context = browser.new_context()
+            page = context.new_page()
+            page.goto(url)
+            page.wait_for_function("performance.getEntriesByName('interactive').length > 0")
+            found.append(page.evaluate("performance.getEntriesByName('interactive')[0].startTime") / 1000)
+            context.close()
+        browser.close()
+    return found
+
+
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the three."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--soak", type=int, metavar="REQUESTS")
+    parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
-    if given.soak is None:
+    if given.soak is None and not given.page:
         compare(given.quick)
         return
     port = free_port()
     command = [shutil.which("hartley") or str(Path(sys.executable).parent / "hartley"), "serve", "--port", str(port)]
     with serving(command, port, "/readyz") as process:
+        if given.page:
+            seconds = sorted(visits(f"http://127.0.0.1:{port}/", 15))
+            row = {"visits": len(seconds), "median_s": statistics.median(seconds), "slowest_s": seconds[-1]}
+            print(row)
+            print(write("page", [row]))
+            return
         found = asyncio.run(soak(f"http://127.0.0.1:{port}", psutil.Process(process.pid), given.soak, 16))
     print(found)
     print(write("soak", [found], requests=given.soak))

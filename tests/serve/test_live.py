@@ -1,9 +1,11 @@
 """A real server process on the loopback interface, driven by OpenAI's client and plain HTTP."""
 
 import json
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import httpx
@@ -87,6 +89,16 @@ def test_openais_client_reads_completions_with_logprobs(client, engine):
         found = choice.logprobs
         assert found.token_logprobs == pytest.approx([-step.draw["surprisal"] for step in steps], abs=1e-4)
         assert all(token in top for token, top in zip(found.tokens, found.top_logprobs, strict=True))
+
+
+def test_the_example_of_the_documentation_runs(server, capsys):
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "serve.md"
+    code = re.search(r"^```py\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)[1]
+    for theirs, ours in {"http://127.0.0.1:8000": server.url, '"none"': repr(KEY), '"smollm2"': '"tiny"'}.items():
+        assert theirs in code
+        code = code.replace(theirs, ours)
+    exec(compile(code, "<example>", "exec"), {})
+    assert re.search(r" \[\d+\.\d+\]$", capsys.readouterr().out, re.M)
 
 
 def test_openais_client_finds_the_model(client):
