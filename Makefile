@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := $(VENV)/.model
 LLAMA := $(VENV)/.llama
+TRITON := .venv-triton
 
-.PHONY: demo test test-llama test-vllm lint bench docs papers clean
+.PHONY: demo test test-llama test-triton test-vllm lint bench docs papers clean
 
 demo: $(MODEL)  ## install, then generate with the embedded model
 	$(BIN)/hartley generate "Explain in two sentences why the sky is blue." --max-tokens 96 --sampler "temperature=1.2,top_h=0.4" --seed 1
@@ -23,6 +24,10 @@ test-vllm: $(VLLM)/.installed  ## the plug-in inside a real vLLM, in an environm
 
 test-llama: $(LLAMA)  ## the llama.cpp engine; the first time compiles llama.cpp, then pip keeps the wheel
 	$(BIN)/python -m pytest -q tests/engines tests/test_docs.py -k "llama or record"
+
+# Beside the environment, not in it: torch and transformers behave otherwise where they find a compiler.
+test-triton: $(STAMP) $(TRITON)/.installed  ## the Triton kernels, in Triton's interpreter
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/info/test_linear.py -k kernels
 
 lint: $(STAMP)  ## formatting, types, floors and the generated pages
 	$(BIN)/ruff check .
@@ -40,6 +45,7 @@ bench: $(LLAMA)  ## measure beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.fidelity
 	$(BIN)/python -m benchmarks.llama
 	$(BIN)/python -m benchmarks.exactness --out benchmarks/results/exactness.json
+	$(BIN)/python -m benchmarks.linear
 	$(BIN)/python -m benchmarks.streams
 	$(BIN)/python -m benchmarks.serve
 	$(BIN)/python -m benchmarks.serve --soak 3000
@@ -75,9 +81,13 @@ $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
+$(TRITON)/.installed: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TRITON) triton==3.9.0
+	touch $@
+
 $(LLAMA): $(MODEL)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[llama]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) site dist build
+	rm -rf $(VENV) $(VLLM) $(TRITON) site dist build

@@ -88,8 +88,8 @@ def linear_statistics(
     mask
         ``[...]``, bool: places left out cost nothing; all their numbers, and gradients, are 0.
     chunk_size
-        Tokens looked at together, by default 2,048 on a CPU and 16,384 elsewhere. It changes memory and speed, and no
-        number beyond rounding.
+        Tokens looked at together, by default 2,048 to 16,384, as many as make a tile of 8 MB (on a CPU; 256 MB
+        elsewhere). It changes memory and speed, and no number beyond rounding.
     group
         The processes the vocabulary is split over, in order of rank: ``weight``, ``bias`` and a teacher's share of the
         vocabulary are this process's, ``labels`` count through the whole. Hidden states and losses are the same in all

@@ -8,8 +8,13 @@ from torch import Tensor
 from hartley.info.distribution import working_dtype
 
 CELLS = {"cpu": 1 << 21}  # logits of a tile: 8 MB in float32 stay in a processor's cache
-COLUMNS = {"cpu": 2048}
-MANY_CELLS, MANY_COLUMNS = 1 << 26, 16384  # on an accelerator, where a tile should fill the machine
+MANY = 1 << 26  # elsewhere, where a tile should fill the machine
+LEAST, MOST = 2048, 16384  # columns of a tile
+
+
+def cells(device: torch.device) -> int:
+    """How many logits are looked at together."""
+    return CELLS.get(device.type, MANY)
 
 
 def spans(size: int, step: int) -> Iterator[slice]:
@@ -38,9 +43,9 @@ class Projected:
         self.scale, self.softcap = scale, softcap
         self.shape = torch.Size((hidden.shape[0], weight.shape[0]))
         self.writable = softcap is None  # a tile may become its own slope
-        kind = hidden.device.type
-        self.columns = min(columns or COLUMNS.get(kind, MANY_COLUMNS), weight.shape[0])
-        self.rows = max(1, CELLS.get(kind, MANY_CELLS) // self.columns)
+        fitting = cells(hidden.device) // max(1, hidden.shape[0])
+        self.columns = min(columns or min(MOST, max(LEAST, fitting)), weight.shape[0])
+        self.rows = max(1, cells(hidden.device) // self.columns)
         self._room = self.hidden.new_empty(0)
         self._layer: tuple[slice, Tensor] | None = None
         self._grads: list[Tensor | None] = [None, None, None]
@@ -111,7 +116,7 @@ class Ready:
         self.shape = logits.shape
         self.writable = False
         self.columns = logits.shape[1]
-        self.rows = max(1, CELLS.get(logits.device.type, MANY_CELLS) // self.columns)
+        self.rows = max(1, cells(logits.device) // self.columns)
         self._grad = logits
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
