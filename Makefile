@@ -14,8 +14,8 @@ demo: $(MODEL)  ## install, then generate with the embedded model
 	$(BIN)/hartley generate "Explain in two sentences why the sky is blue." --max-tokens 96 --sampler "temperature=1.2,top_h=0.4" --seed 1
 
 test: $(MODEL)  ## the whole suite: fast paths, then the samplers on the plain-torch reference
-	$(BIN)/python -m pytest -q
-	HARTLEY_KERNELS=reference $(BIN)/python -m pytest -q tests/info tests/decoding -m "not model"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	HARTLEY_KERNELS=reference $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/info tests/decoding -m "not model"
 
 # Two versions of numba would overwrite each other's compiled kernels beside the sources, so this one has its own place.
 test-vllm: $(VLLM)/.installed  ## the plug-in inside a real vLLM, in an environment of its own
@@ -52,6 +52,7 @@ bench: $(LLAMA)  ## measure beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.serve --page
 	$(BIN)/python -m benchmarks.batch --part scaling --part memory --prompts 256 --keep
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.page
 
 papers: $(MODEL)  ## reproduce every paper at small scale and write its page
