@@ -1,5 +1,6 @@
 """The mathematics the rest is built from: entropies, estimators, bounds, the Head of a distribution."""
 
+from hartley.info.attention import HeadEntropy, attention_entropy, causal_mask, head_entropy
 from hartley.info.bounds import Interval, entropy_bounds, top_p_size_bounds, varentropy_bounds
 from hartley.info.cross_entropy_method import Bernoulli, Categorical, CrossEntropyMethod, Gaussian
 from hartley.info.cumulants import Cumulants, token_cumulants
@@ -22,6 +23,7 @@ from hartley.info.measures import (
     top_k_mass,
     varentropy,
 )
+from hartley.info.transport import sinkhorn_distance, sinkhorn_plan
 
 __all__ = [
     "Bernoulli",
@@ -31,14 +33,18 @@ __all__ = [
     "Estimate",
     "Gaussian",
     "Head",
+    "HeadEntropy",
     "Interval",
     "LinearTeacher",
     "TokenStatistics",
     "TopKTeacher",
+    "attention_entropy",
+    "causal_mask",
     "cross_entropy",
     "entropy",
     "entropy_bounds",
     "grassberger",
+    "head_entropy",
     "js_divergence",
     "kl_divergence",
     "linear_statistics",
@@ -48,6 +54,8 @@ __all__ = [
     "perplexity",
     "plugin",
     "renyi_entropy",
+    "sinkhorn_distance",
+    "sinkhorn_plan",
     "surprisal",
     "token_cumulants",
     "top_k_entropy",

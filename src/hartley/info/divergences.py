@@ -91,7 +91,7 @@ def kl_divergence(
     Source: Kullback & Leibler 1951, "On Information and Sufficiency".
     """
     p, q = _read_pair(axis, (logits, log_probs, probs, counts), (q_logits, q_log_probs, q_probs, q_counts))
-    value = _inf_where_excluded(_kl_terms(p.probs, p.log_probs, q.probs, q.log_probs).sum(-1), p, q)
+    value = _inf_where_excluded(kl_terms(p.probs, p.log_probs, q.probs, q.log_probs).sum(-1), p, q)
     return give(value, p.numpy, axis, keepdims, base)
 
 
@@ -123,7 +123,7 @@ def js_divergence(
     p, q = _read_pair(axis, (logits, log_probs, probs, counts), (q_logits, q_log_probs, q_probs, q_counts))
     m = (p.probs + q.probs) / 2
     log_m = safe_log(p.probs + q.probs) - math.log(2)  # of the sum: halving could underflow
-    terms = _kl_terms(p.probs, p.log_probs, m, log_m) + _kl_terms(q.probs, q.log_probs, m, log_m)
+    terms = kl_terms(p.probs, p.log_probs, m, log_m) + kl_terms(q.probs, q.log_probs, m, log_m)
     return give(terms.sum(-1) / 2, p.numpy, axis, keepdims, base)
 
 
@@ -165,7 +165,7 @@ def mutual_information(
     flat = rows_of(name, joint.flatten(-2).to(working_dtype(x.dtype)), x.dtype, numpy)
     p = flat.probs.reshape(joint.shape)
     p_x, p_y = p.sum(-1, keepdim=True), p.sum(-2, keepdim=True)
-    terms = _kl_terms(p, safe_log(p), p_x * p_y, safe_log(p_x) + safe_log(p_y))
+    terms = kl_terms(p, safe_log(p), p_x * p_y, safe_log(p_x) + safe_log(p_y))
     result = give(terms.sum((-2, -1)), numpy, -1, False, base)
     if keepdims:
         kept = tuple(1 if d in (first % x.ndim, second % x.ndim) else n for d, n in enumerate(x.shape))
@@ -191,7 +191,7 @@ def _read_pair(axis: int, p_forms: tuple[Array | None, ...], q_forms: tuple[Arra
     return p, q
 
 
-def _kl_terms(p: Tensor, log_p: Tensor, q: Tensor, log_q: Tensor) -> Tensor:
+def kl_terms(p: Tensor, log_p: Tensor, q: Tensor, log_q: Tensor) -> Tensor:
     """p ln(p/q) - p + q term by term: at least 0 each, and the same sum since p and q both sum to 1."""
     shared = (p > 0) & (log_q > -torch.inf)
     d = torch.where(shared, log_p, 0) - torch.where(shared, log_q, 0)
