@@ -195,6 +195,23 @@ def samplers() -> list[str]:
     return [*text, SEEN, ""]
 
 
+def losses() -> list[str]:
+    """Forward and backward of the losses."""
+    return [
+        "## Losses\n",
+        "Forward and backward in float32, medians of rounds in turn, by the clock and of processor time; both against "
+        "a baseline on the same rows; and the peak of memory beyond what was held before, gradient included, in sizes "
+        "of the logits. The clock of a busy machine says little: read processor time.\n",
+        "| rows | loss | ms | CPU ms | against | clock | CPU | peak |\n|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {row['rows']} | {row['loss']} | {row['ms']:.1f} | {row['cpu_ms']:.1f} | {row['baseline']} "
+            f"| {row['times_baseline']:.2f} | {row['times_baseline_cpu']:.2f} | {row['peak_of_logits']:.1f} |"
+            for row in read("losses")["rows"]
+        ),
+        "",
+    ]
+
+
 def exactness() -> list[str]:
     """Largest errors against mpmath."""
     return [
@@ -219,7 +236,7 @@ def main() -> None:
         f"Machine: {machine['cpu']}, {machine['cores']} shared cores, {machine['threads']} threads, {machine['date']}: "
         f"quote the ratios rather than the milliseconds. {versions}.\n",
     ]
-    for part in (decoding, streams, serve, llama, vllm, fidelity, samplers, batch, report, exactness):
+    for part in (decoding, streams, serve, llama, vllm, fidelity, samplers, batch, report, losses, exactness):
         try:
             head += part()
         except FileNotFoundError as error:  # some take an extra, or an environment of their own
