@@ -1,0 +1,1 @@
+"""The losses, controllers and measurements inside the trainers that people use."""
