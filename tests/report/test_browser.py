@@ -2,9 +2,13 @@
 
 import pytest
 
+import training_runs
 from hartley.report import compare_page, measures, tokens_page
 from hartley.report.readers import Reading, Text
 from hartley.report.report_page import report_page
+from hartley.report.watch import state_of
+from hartley.report.watch_page import watch_page
+from hartley.training.logs import RunLogs
 
 
 @pytest.fixture
@@ -133,3 +137,11 @@ def test_100000_tokens_take_a_browser_under_three_seconds(show, run):
     after = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
     assert page.locator(".chunk span").count() >= 100_000
     assert after["ThreadTime"] - before["ThreadTime"] < 3.0
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+def test_no_page_of_a_training_run_is_wider_than_the_screen(show, tmp_path, width):
+    (tmp_path / "grpo.jsonl").write_text(training_runs.verl_lines())
+    page = show(watch_page(state_of(RunLogs(tmp_path), 0.4)), viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("img.figure").first.evaluate("e => e.decode().then(() => e.naturalWidth)") > 100

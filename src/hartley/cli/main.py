@@ -19,6 +19,7 @@ from hartley.cli.probe import probe
 from hartley.cli.query import query
 from hartley.cli.report import report
 from hartley.cli.serve import serve
+from hartley.cli.watch import watch
 
 
 class Commands(TyperGroup):
@@ -58,7 +59,7 @@ def options(
     """Measure, steer and spend the entropy of real models."""
 
 
-for command in (generate, compare, serve, query, report, detect, probe, papers, reproduce, env):
+for command in (generate, compare, serve, query, report, watch, detect, probe, papers, reproduce, env):
     app.command()(command)
 app.command(cls=Batch)(batch)
 
