@@ -31,15 +31,15 @@ def as_claimed() -> dict[str, list[Curve]]:
 
 
 def test_numbers_that_do_what_the_paper_says_hold() -> None:
-    assert verdict_from(steer.judge({20: planted(0.1)}, as_claimed())) == "holds"
+    assert verdict_from(steer.judge({"V=20": planted(0.1)}, as_claimed())) == "holds"
 
 
 def test_no_gain_of_reward_is_said() -> None:
     runs = as_claimed() | {steer.MILD: curves(0.6, 0.4)}
-    found = {row.what: row.holds for row in steer.judge({20: planted(0.1)}, runs)}
+    found = {row.what: row.holds for row in steer.judge({"V=20": planted(0.1)}, runs)}
     assert found[f"reward at the end: {steer.MILD} less GRPO"] is False
     assert found[f"entropy after 5 rollouts: {steer.MILD} less GRPO"] is True
-    assert verdict_from(steer.judge({20: planted(0.1)}, runs)) == "holds in part"
+    assert verdict_from(steer.judge({"V=20": planted(0.1)}, runs)) == "holds in part"
 
 
 def test_an_estimator_no_better_than_the_covariance_is_said() -> None:
@@ -47,12 +47,12 @@ def test_an_estimator_no_better_than_the_covariance_is_said() -> None:
         f._replace(said=f.said | {steer.OMEGA: f.said[steer.COVARIANCE], steer.COVARIANCE: f.said[steer.OMEGA]})
         for f in planted(0.1)
     ]
-    assert steer.judge({20: same}, as_claimed())[0].holds is False
+    assert steer.judge({"V=20": same}, as_claimed())[0].holds is False
 
 
 @pytest.mark.parametrize("size", [20, 200])
 def test_estimators_against_the_true_change(size: int) -> None:
-    found = steer.foretell(size, 2000, 0)
+    found = steer.foretell(size, 1, 2000, 0)
     assert found.correlation(steer.EXACT) > 0.9999
     assert found.error(steer.OMEGA) < 0.05 * found.error(steer.COVARIANCE)
     assert found.correlation(steer.OMEGA) > found.correlation(steer.COVARIANCE)

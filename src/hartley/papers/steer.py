@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SEED = 200
 SCALES = {"tiny": (2, 200, 5), "small": (4, 4000, 150)}  # seeds, states, rollouts
 SIZES = (20, 200)  # tokens of the vocabularies
+SPREADS = (1, 2)  # standard deviations of the logits: the estimators' ranks depend on it
 STEP = 1e-3
 LOOK = 5  # rollouts, where the sheet of the bandit was read
 OMEGA, OFFICIAL, EXACT, COVARIANCE = "Omega", "released code", "exact first order", "covariance"
@@ -53,10 +54,10 @@ class Foretold(NamedTuple):
         return float(np.mean((self.true - self.said[name]) ** 2))
 
 
-def foretell(size: int, states: int, seed: int) -> Foretold:
+def foretell(size: int, spread: float, states: int, seed: int) -> Foretold:
     """Take one step of the full softmax gradient in random states, for one sampled token each with A of +1 or -1."""
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(states, size, generator=generator, dtype=torch.float64)
+    logits = spread * torch.randn(states, size, generator=generator, dtype=torch.float64)
     probs = logits.softmax(-1)
     token = torch.multinomial(probs, 1, generator=generator)
     advantages = 2.0 * torch.randint(0, 2, (states,), generator=generator).double() - 1
@@ -86,10 +87,11 @@ def weighed(lambda_min: float) -> Loss:
 def reproduce(scale: Scale) -> Evidence:
     """Foretell the change of entropy in random states, and train on the bandit with a decoy.
 
-    Estimators: one token is sampled in each of 4,000 softmax distributions of 20 or 200 standard normal logits, which
-    take one step of 0.001 along the policy gradient; each estimate stands against the true change. Training: the bandit
-    of the entropy mechanism's page, with clip 0.2 / 0.28. No language model is trained. Judged rows hold if Student's
-    95% interval over the seeds does.
+    Estimators: one token is sampled in each of 4,000 softmax distributions of 20 or 200 normal logits, whose standard
+    deviation is 1 or 2 (how far the estimators differ depends on it); the logits take one step of 0.001 along the
+    policy gradient, and each estimate stands against the true change. Training: the bandit of the entropy mechanism's
+    page, with clip 0.2 / 0.28. No language model is trained. Judged rows hold if Student's 95% interval over the seeds
+    does.
     """
     count, states, rollouts = SCALES[scale]
     seeds = list(range(SEED, SEED + count))
@@ -97,7 +99,11 @@ def reproduce(scale: Scale) -> Evidence:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        foretold = {size: [foretell(size, states, seed) for seed in seeds] for size in SIZES}
+        foretold = {
+            f"V={size}, logits of sd {spread}": [foretell(size, spread, states, seed) for seed in seeds]
+            for size in SIZES
+            for spread in SPREADS
+        }
         runs = {name: [learn(loss, rollouts, seed) for seed in seeds] for name, loss in losses.items()}
     finally:
         torch.set_num_threads(threads)
@@ -111,21 +117,21 @@ def reproduce(scale: Scale) -> Evidence:
     )
 
 
-def judge(foretold: dict[int, list[Foretold]], runs: dict[str, list[Curve]]) -> list[Row]:
+def judge(foretold: dict[str, list[Foretold]], runs: dict[str, list[Curve]]) -> list[Row]:
     """The table, from the estimates by vocabulary and the runs by loss."""
     rows: list[Row] = []
-    for size, found in foretold.items():
+    for states, found in foretold.items():
         r = {name: np.array([f.correlation(name) for f in found]) for name in found[0].said}
         errors = {name: np.array([f.error(name) for f in found]) for name in found[0].said}
         rows += [
-            above(f"V={size}: correlation with the true change, Omega less covariance", "clearly higher",
+            above(f"{states}: correlation with the true change, Omega less covariance", "clearly higher",
                   r[OMEGA] - r[COVARIANCE], "(Pearson)"),
-            above(f"V={size}: mean square error, covariance less Omega", "lower",
+            above(f"{states}: mean square error, covariance less Omega", "lower",
                   errors[COVARIANCE] - errors[OMEGA], "nats²"),
-            within(f"V={size}: 1 less the correlation of the exact first order", "", 1 - r[EXACT], "(Pearson)", 1e-3),
+            within(f"{states}: 1 less the correlation of the exact first order", "", 1 - r[EXACT], "(Pearson)", 1e-3),
         ]  # fmt: skip
-        rows += [shown(f"V={size}: correlation of {name}", "", r[name], "(Pearson)") for name in r]
-        rows += [shown(f"V={size}: mean square error of {name}", "", errors[name], "nats²") for name in errors]
+        rows += [shown(f"{states}: correlation of {name}", "", r[name], "(Pearson)") for name in r]
+        rows += [shown(f"{states}: mean square error of {name}", "", errors[name], "nats²") for name in errors]
     early = {name: np.array([run.entropy[LOOK] for run in found]) for name, found in runs.items()}
     reward = {name: np.array([run.reward[-1] for run in found]) for name, found in runs.items()}
     for name in (MILD, STRONG):
@@ -138,9 +144,9 @@ def judge(foretold: dict[int, list[Foretold]], runs: dict[str, list[Curve]]) -> 
     return rows + [shown(f"{name}: reward at the end", "", reward[name], "(reward)") for name in runs]
 
 
-def draw(foretold: dict[int, list[Foretold]], runs: dict[str, list[Curve]]) -> Figure:
+def draw(foretold: dict[str, list[Foretold]], runs: dict[str, list[Curve]]) -> Figure:
     """Foretold against true changes for 20 tokens, and entropy and reward of the bandit."""
-    one = foretold[SIZES[0]][0]
+    one = next(iter(foretold.values()))[0]
     ends = {name: float(np.mean([run.reward[-1] for run in found])) for name, found in runs.items()}
     escapes = "escapes" if max(ends[MILD], ends[STRONG]) > ends[GRPO] + 0.05 else "does not escape"
     title = (
