@@ -257,6 +257,16 @@ def test_a_state_half_written_waits(tmp_path):
     assert "has no log_history" in reader.notes[0]
 
 
+def test_a_state_that_grows_gives_what_it_gave_once_nan_too(tmp_path):
+    state = tmp_path / "trainer_state.json"
+    first, second = {"step": 1, "loss": math.nan, "entropy": 0.5}, {"step": 2, "loss": 0.1}
+    reader = TrainerState(state)
+    state.write_text(json.dumps({"log_history": [first]}))
+    assert [point.name for point in reader.look()] == ["loss", "entropy"]
+    state.write_text(json.dumps({"log_history": [first, second]}))
+    assert reader.look() == [(2, "loss", 0.1)]
+
+
 def test_parquet_wide_tidy_and_of_completions(tmp_path):
     pq.write_table(pa.table({"step": [1, 2], "reward": [0.5, None], "note": ["a", "b"]}), tmp_path / "wide.parquet")
     wide = ParquetFile(tmp_path / "wide.parquet").look()

@@ -134,6 +134,54 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
     raise ValueError(f"{name} must leave at least one token above -inf; got nothing but -inf{row_name(top.isneginf())}")
 
 
+def check_tokens(name: str, tokens: Tensor, size: int, counted: Tensor | None = None) -> None:
+    """Refuse tokens outside a vocabulary of ``size``, and with ``TypeError`` those that are no integers.
+
+    ``counted`` is bool, in the shape of the tokens: the others may hold anything.
+
+    >>> check_tokens("labels", torch.tensor([0, 9]), 9)
+    Traceback (most recent call last):
+    ValueError: labels must be in 0 .. 8; got 9 in row 1
+    """
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers; got {tokens.dtype}")
+    bad = (tokens < 0) | (tokens >= size)
+    if counted is not None:
+        bad &= counted
+    if bool(bad.any()):
+        raise ValueError(f"{name} must be in 0 .. {size - 1}; got {int(tokens[bad][0])}{row_name(bad)}")
+
+
+def check_named_tokens(name: str, tokens: Tensor, log_probs: Tensor, size: int, counted: Tensor | None = None) -> None:
+    """Refuse ``tokens [..., K]`` of a vocabulary and their ``log_probs`` (nats) that are no part of a distribution.
+
+    Tokens lie in 0 .. size - 1 and differ, but where the log-probability is -inf; probabilities sum to at most 1 and a
+    thousandth, as what servers send is rounded. ``counted`` is bool ``[...]``: the other rows may hold anything. Raises
+    ``ValueError`` naming the row; ``TypeError`` for other kinds.
+
+    >>> check_named_tokens("teacher", torch.tensor([[4, 4]]), torch.tensor([[-1.0, -2.0]]), 9)
+    Traceback (most recent call last):
+    ValueError: teacher's tokens must differ; got 4 twice in row 0
+    """
+    if not log_probs.is_floating_point():
+        raise TypeError(f"{name}'s log_probs must be floating point; got {log_probs.dtype}")
+    if counted is not None:
+        tokens = tokens.masked_fill(~counted[..., None], 0)
+        log_probs = log_probs.masked_fill(~counted[..., None], -torch.inf)
+    check_tokens(f"{name}'s tokens", tokens, size)
+    listed = tokens.masked_fill(log_probs.isneginf(), -1).sort(-1).values
+    twice = (listed[..., 1:] == listed[..., :-1]) & (listed[..., 1:] >= 0)
+    if bool(twice.any()):
+        again = int(listed[..., 1:][twice][0])
+        raise ValueError(f"{name}'s tokens must differ; got {again} twice{row_name(twice.any(-1))}")
+    mass = log_probs.double().exp().sum(-1)
+    over = ~(mass <= 1 + 1e-3)
+    if bool(over.any()):
+        raise ValueError(
+            f"{name}'s probabilities must sum to at most 1; got {float(mass[over][0]):.6g}{row_name(over)}"
+        )
+
+
 def _numbers(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hartley.info.checks import check_count, check_positive, row_name
-from hartley.info.distribution import SUM_TOLERANCE
-from hartley.info.shards import part_of
+from hartley.info.checks import check_count, check_named_tokens, check_positive, check_tokens, row_name
+from hartley.info.processes import Group, counts_of
 from hartley.info.tiles import Projected, Ready
 from hartley.info.token_numbers import NOWHERE, TokenStatistics
 from hartley.info.vocabulary_pass import Named, Task, statistics_of
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 IGNORED = -100  # torch's mark of a place without a label
 
@@ -55,7 +51,7 @@ def linear_statistics(
     label_smoothing: float = 0.0,
     mask: Tensor | None = None,
     chunk_size: int | None = None,
-    group: ProcessGroup | None = None,
+    group: Group = None,
 ) -> TokenStatistics:
     """Return log-probability, entropy, varentropy and more of softmax(hidden @ weight.T), without holding its logits.
 
@@ -122,8 +118,7 @@ def linear_statistics(
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape ({weight.shape[0]},), one a token; got {tuple(bias.shape)}")
-    places = _Places(hidden.shape[:-1], mask)
-    size = weight.shape[0]
+    places, size = _Places(hidden.shape[:-1], mask, hidden.device), weight.shape[0]
     task = _task(places, size, labels, teacher, temperature, top_k, softcap, label_smoothing, chunk_size, group)
     found = statistics_of(places.chosen(hidden), weight, bias, task)
     return _statistics(places, found, "the logits of hidden, weight and bias")
@@ -139,7 +134,7 @@ def logits_statistics(
     softcap: float | None = None,
     label_smoothing: float = 0.0,
     mask: Tensor | None = None,
-    group: ProcessGroup | None = None,
+    group: Group = None,
 ) -> TokenStatistics:
     """Return what `linear_statistics` does, for logits ``[..., V]`` that are there already.
 
@@ -155,8 +150,7 @@ def logits_statistics(
     _check_floating(logits=logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits must have shape [..., V] with at least one token; got {tuple(logits.shape)}")
-    places = _Places(logits.shape[:-1], mask)
-    size = logits.shape[-1]
+    places, size = _Places(logits.shape[:-1], mask, logits.device), logits.shape[-1]
     task = _task(places, size, labels, teacher, temperature, top_k, softcap, label_smoothing, None, group)
     return _statistics(places, statistics_of(places.chosen(logits), None, None, task), "logits")
 
@@ -164,8 +158,8 @@ def logits_statistics(
 class _Places:
     """Those that are looked at, among the places of a leading shape."""
 
-    def __init__(self, shape: torch.Size, mask: Tensor | None) -> None:
-        self.shape, self.index = shape, None
+    def __init__(self, shape: torch.Size, mask: Tensor | None, device: torch.device) -> None:
+        self.shape, self.device, self.mask, self.index = shape, device, mask, None
         if mask is not None:
             if mask.dtype != torch.bool:
                 raise TypeError(f"mask must be bool; got {mask.dtype}")
@@ -176,6 +170,10 @@ class _Places:
         """``[n, ...]``: what is looked at of ``x [*shape, ...]``."""
         flat = x.reshape(self.shape.numel(), *x.shape[len(self.shape) :])
         return flat if self.index is None else flat[self.index]
+
+    def among(self, which: Tensor) -> Tensor:
+        """Those of ``which`` places, bool ``[*shape]``, that are looked at."""
+        return which if self.mask is None else which & self.mask
 
     def spread(self, x: Tensor) -> Tensor:
         """Back from ``[n]`` to the leading shape, 0 where nothing was looked at."""
@@ -194,7 +192,7 @@ def _task(
     softcap: float | None,
     label_smoothing: float,
     chunk_size: int | None,
-    group: ProcessGroup | None,
+    group: Group,
 ) -> Task:
     """What the pass is to do, from checked arguments; ``size`` is that of this process's part of the vocabulary."""
     check_positive("temperature", temperature)
@@ -206,12 +204,13 @@ def _task(
         check_count("chunk_size", chunk_size)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1); got {label_smoothing}")
-    whole, offset = (size, 0) if group is None else part_of(size, group)
+    sizes, offset = counts_of(size, group, places.device)
+    whole = sum(sizes)
     task = Task(whole, offset, 1 / temperature, softcap, top_k, columns=chunk_size, group=group)
     if labels is not None:
         _check_places("labels", labels, places.shape)
+        check_tokens("labels", labels, whole, places.among(labels != IGNORED))
         labels = places.chosen(labels)
-        _check_tokens("labels", labels[labels != IGNORED], whole)
         task.labels = torch.where(labels == IGNORED, NOWHERE, labels.long() - offset)
         task.smoothing = label_smoothing
     if isinstance(teacher, TopKTeacher):
@@ -233,22 +232,10 @@ def _task(
 
 def _named(teacher: TopKTeacher, places: _Places, size: int, offset: int) -> Named:
     tokens, log_probs = teacher
-    _check_floating(**{"teacher.log_probs": log_probs})
     _check_places("teacher.tokens", tokens, places.shape, last=tokens.shape[-1])
     _check_places("teacher.log_probs", log_probs, places.shape, last=tokens.shape[-1])
-    tokens, log_probs = places.chosen(tokens), places.chosen(log_probs.detach())
-    _check_tokens("teacher.tokens", tokens, size)
-    ordered = tokens.masked_fill(log_probs.isneginf(), -1).sort(-1).values
-    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    if bool(twice.any()):
-        raise ValueError(
-            f"teacher.tokens must differ; got {int(ordered[:, 1:][twice][0])} twice{row_name(twice.any(-1))}"
-        )
-    over = ~(log_probs.double().exp().sum(-1) <= 1 + SUM_TOLERANCE[log_probs.dtype])
-    if bool(over.any()):
-        total = float(log_probs.double().exp().sum(-1)[over][0])
-        raise ValueError(f"exp(teacher.log_probs) must sum to at most 1; got {total:.7g}{row_name(over)}")
-    return Named(tokens.long() - offset, log_probs)
+    check_named_tokens("teacher", tokens, log_probs, size, places.mask)
+    return Named(places.chosen(tokens).long() - offset, places.chosen(log_probs.detach()))
 
 
 def _statistics(places: _Places, found: TokenStatistics, what: str) -> TokenStatistics:
@@ -271,14 +258,6 @@ def _check_places(name: str, x: Tensor, shape: torch.Size, last: int | None = No
     wanted = tuple(shape) if last is None else (*shape, last)
     if tuple(x.shape) != wanted:
         raise ValueError(f"{name} must have shape {wanted}; got {tuple(x.shape)}")
-
-
-def _check_tokens(name: str, tokens: Tensor, size: int) -> None:
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers; got {tokens.dtype}")
-    bad = (tokens < 0) | (tokens >= size)
-    if bool(bad.any()):
-        raise ValueError(f"{name} must be in 0 .. {size - 1}; got {int(tokens[bad].flatten()[0])}")
 
 
 def _check_sizes(teacher: int, student: int) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hartley.info.kernels.tiling import kernels_for
-from hartley.info.shards import every, summed
+from hartley.info.processes import Group, every, total
 from hartley.info.tiles import Projected, Ready, Source, spans
 from hartley.info.token_numbers import Found, Sums, TokenStatistics, merged, numbers, slope
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 
 class Named(NamedTuple):
@@ -37,7 +34,7 @@ class Task:
     smoothing: float = 0.0
     teacher: Source | Named | None = None
     columns: int | None = None
-    group: ProcessGroup | None = None
+    group: Group = None
 
 
 def statistics_of(first: Tensor, weight: Tensor | None, bias: Tensor | None, task: Task) -> TokenStatistics:
@@ -66,7 +63,7 @@ class _Pass(torch.autograd.Function):
         _back(source, task, ctx.found, grads)
         found = source.grads()
         if task.group is not None and isinstance(source, Projected) and found[0] is not None:
-            summed(found[0], task.group)  # each has what its part of the vocabulary says
+            found[0] = total(found[0], task.group)  # each has what its part of the vocabulary says
         pairs = zip(found, inputs, strict=True)
         return *(None if grad is None or x is None else grad.to(x.dtype) for grad, x in pairs), None
 
@@ -150,7 +147,6 @@ def _joined(found: Found, task: Task) -> Found:
     """What all processes found in their parts of the vocabulary, together; tokens still count from one's own first."""
 
     group = task.group
-    assert group is not None
 
     def among(x: Tensor | None) -> Tensor | None:
         return None if x is None else every(x, group).amax(0)  # all but one have -inf

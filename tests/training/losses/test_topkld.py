@@ -320,13 +320,13 @@ def test_what_does_not_fit_is_named():
         topkld_loss(student, teacher, k=-1)
     with pytest.raises(ValueError, match="form must be one of 'plain', 'generalized', 'grouped'; got 'simple'"):
         topkld_loss(student, teacher, k=2, form="simple")
-    with pytest.raises(ValueError, match=r"ids must be in 0..5, the student's vocabulary; got 6 in row 1"):
+    with pytest.raises(ValueError, match=r"teacher_topk's tokens must be in 0 .. 5; got 6 in row \(1, 1\)"):
         topkld_loss(student, teacher_topk=(torch.tensor([[0, 1], [2, 6]]), top[1]))
-    with pytest.raises(ValueError, match="ids must differ within a row; got one twice in row 0"):
+    with pytest.raises(ValueError, match="teacher_topk's tokens must differ; got 1 twice in row 0"):
         topkld_loss(student, teacher_topk=(torch.tensor([[1, 1], [2, 3]]), top[1]))
-    with pytest.raises(ValueError, match=r"must leave a mass of at most 1; got 1.2130.* in row 0"):
+    with pytest.raises(ValueError, match=r"must sum to at most 1; got 1.2130.* in row 0"):
         topkld_loss(student, teacher_topk=(top[0], torch.full((2, 2), -0.5)))
     with pytest.raises(ValueError, match=r"ids and log-probabilities, both \(2, 'K'\); got \(2, 2\) and \(2, 1\)"):
         topkld_loss(student, teacher_topk=(top[0], top[1][:, :1]))
-    with pytest.raises(TypeError, match=r"integers and floating point; got torch.float32 and torch.float32"):
+    with pytest.raises(TypeError, match=r"teacher_topk's tokens must be integers; got torch.float32"):
         topkld_loss(student, teacher_topk=(top[1], top[1]))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hartley.training.logs.points import Point, numbers, step_of
+from hartley.training.logs.points import Point, Unfinished, WholeFile, numbers, step_of
 
 MOST = 3  # lines that a note names
 
@@ -83,43 +83,24 @@ class JsonLines:
         return [Point(step, name, value) for name, value in values]
 
 
-class TrainerState:
-    """The ``log_history`` of a transformers checkpoint; it is read whole when it has changed.
+class TrainerState(WholeFile):
+    """The ``log_history`` of a transformers checkpoint."""
 
-    A file that is being written is left for the next look, with a note until then.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.notes: list[str] = []
-        self._seen: tuple[int, int] | None = None
-        self._given: dict[tuple[int, str], float] = {}
-
-    def look(self) -> list[Point]:
-        """The entries that are new or have changed since the last look."""
-        facts = self.path.stat()
-        seen = (facts.st_mtime_ns, facts.st_size)
-        if seen == self._seen:
-            return []
-        self.notes = []
+    def read(self) -> list[Point]:
+        """Every number of the history at a step."""
         try:
             history = json.loads(self.path.read_bytes())["log_history"]
             records = [(step_of(record), record) for record in history]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             about = "is half written" if isinstance(error, ValueError) else "has no log_history"
-            self.notes = [f"{self.path} {about}; it is read at the next look"]
-            return []
-        self._seen = seen
-        found = [
+            raise Unfinished(about) from error
+        return [
             Point(step, name, value)
             for step, record in records
             if step is not None
             for name, value in numbers(record)
             if name != "step"
         ]
-        new = [point for point in found if self._given.get(point[:2]) != point.value]
-        self._given.update({point[:2]: point.value for point in new})
-        return new
 
 
 def _parsed(line: bytes) -> Any:

@@ -2,45 +2,28 @@
 
 import math
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from hartley.training.logs.points import STEPS, Point
+from hartley.training.logs.points import STEPS, Point, Unfinished, WholeFile
 
 
-class ParquetFile:
-    """One Parquet file, read whole when it has changed; one without an end yet is left for the next look.
+class ParquetFile(WholeFile):
+    """One Parquet file; one without an end yet is left for the next look.
 
     Several rows of one step (TRL's tables of completions) are averaged. Without a step column the number of the row
     stands for it, and a note says so.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.notes: list[str] = []
-        self._seen: tuple[int, int] | None = None
-        self._given: dict[tuple[int, str], float] = {}
-
-    def look(self) -> list[Point]:
-        """The values that are new or have changed since the last look."""
+    def read(self) -> list[Point]:
+        """Every number of the table at its step."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        facts = self.path.stat()
-        seen = (facts.st_mtime_ns, facts.st_size)
-        if seen == self._seen:
-            return []
-        self.notes = []
         try:
             table = pq.ParquetFile(self.path).read()
-        except (pa.ArrowInvalid, OSError):
-            self.notes = [f"{self.path} is not whole, or no Parquet; it is read at the next look"]
-            return []
-        self._seen = seen
-        found = self._points(table)
-        new = [point for point in found if not _same(self._given.get(point[:2]), point.value)]
-        self._given.update({point[:2]: point.value for point in new})
-        return new
+        except (pa.ArrowInvalid, OSError) as error:
+            raise Unfinished("is not whole, or no Parquet") from error
+        return self._points(table)
 
     def _points(self, table: Any) -> list[Point]:
         import pyarrow as pa
@@ -77,7 +60,3 @@ class ParquetFile:
         if any(len(values) > 1 for values in groups.values()):
             self.notes.append(f"{self.path}: several rows of one step are averaged")
         return [Point(at, name, math.fsum(values) / len(values)) for (at, name), values in groups.items()]
-
-
-def _same(a: float | None, b: float) -> bool:
-    return a is not None and (a == b or (math.isnan(a) and math.isnan(b)))

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hartley.info.checks import check_count, check_logits, check_non_negative, check_one_of, check_positive, row_name
 from hartley.info.distribution import working_dtype
 from hartley.info.measures import entropy
+from hartley.info.processes import all_processes, gather
 from hartley.training.losses.rows import (
     IGNORE,
     Reduction,
@@ -249,7 +249,8 @@ class ALDRKLLoss(nn.Module):
         lams = self.lam[index]
         if self.training and torch.is_grad_enabled():
             lams = self.lam0 * (1 - from_uniform(rows.detach(), lams) / self.alpha)
-            places, values = _of_all_processes(index, lams.to(self.lam))
+            group = all_processes()
+            places, values = (gather(x.to(self.lam.device), group)[0] for x in (index, lams.to(self.lam)))
             self.lam[places] = values
         losses = _adapted(rows, target, lams, self.lam0, self.alpha, self.margin, kept)
         return reduce_rows(losses, kept, reduction)
@@ -506,13 +507,3 @@ def _scaled(rows: Tensor, target: Tensor, lams: Tensor, margin: float) -> Tensor
         return rows.to(lams.dtype)
     scaled = rows / lams  # what it rounds is what a float of the score's size rounds
     return scaled.scatter_add_(1, target, -margin / lams) if margin else scaled
-
-
-def _of_all_processes(index: Tensor, lams: Tensor) -> tuple[Tensor, Tensor]:
-    """The steps of every process, where there are several."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return index, lams
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, (index.cpu(), lams.cpu()))
-    places, values = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return places.to(index.device), values.to(lams.device)

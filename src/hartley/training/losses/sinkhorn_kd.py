@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hartley.info.checks import check_non_negative, check_one_of, check_positive
 from hartley.info.divergences import cross_entropy
+from hartley.info.processes import all_processes
+from hartley.info.processes import gather as gathered
 from hartley.info.transport import sinkhorn_distance
 from hartley.training.losses.rows import IGNORE, pair_rows
 
@@ -77,7 +78,7 @@ def sinkhorn_kd_loss(
     check_one_of("reduction", reduction, ("sum", "mean"))
     rows = pair_rows(student_logits, teacher_logits, labels, mask=mask, ignore_index=ignore_index)
     student, teacher = ((logits / temperature).softmax(-1) for logits in (rows.student, rows.teacher))
-    if gather and dist.is_initialized():
+    if gather:
         student, teacher = _from_all(student), _from_all(teacher)
     count = len(student)
     if count == 0:
@@ -221,14 +222,8 @@ def _from_all(rows: Tensor) -> Tensor:
     Every process computes the same loss from them, and sends its gradient into its own rows alone, times the number of
     processes, since the average that follows divides by it.
     """
-    world, rank = dist.get_world_size(), dist.get_rank()
-    counts = torch.zeros(world, dtype=torch.long, device=rows.device)
-    counts[rank] = len(rows)
-    dist.all_reduce(counts)
-    padded = rows.new_zeros(int(counts.max()), rows.shape[1])
-    padded[: len(rows)] = rows.detach()
-    found = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(found, padded)
-    parts = [part[:count] for part, count in zip(found, counts.tolist(), strict=True)]
-    parts[rank] = rows.detach() + world * (rows - rows.detach())
-    return torch.cat(parts)
+    group = all_processes()
+    found, start = gathered(rows, group)
+    world = 1 if group is None else group.size()
+    mine = torch.zeros_like(found).index_add(0, torch.arange(start, start + len(rows), device=rows.device), rows)
+    return found + world * (mine - mine.detach())

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hartley.info.checks import check_count, check_logits, check_one_of, check_positive, row_name
+from hartley.info.checks import check_count, check_logits, check_named_tokens, check_one_of, check_positive
 from hartley.info.divergences import kl_terms
 from hartley.training.losses.rows import (
     IGNORE,
@@ -218,23 +218,10 @@ def _lumped(logits: Tensor, kept: Tensor, ids: Tensor, log_probs: Tensor) -> tup
     if ids.shape != log_probs.shape or ids.shape[:-1] != shape or ids.ndim != len(shape) + 1 or ids.shape[-1] == 0:
         got = f"{tuple(ids.shape)} and {tuple(log_probs.shape)}"
         raise ValueError(f"teacher_topk must be ids and log-probabilities, both {(*shape, 'K')}; got {got}")
-    if ids.is_floating_point() or not log_probs.is_floating_point():
-        raise TypeError(f"teacher_topk must be integers and floating point; got {ids.dtype} and {log_probs.dtype}")
-    ids, log_p = take_rows(ids, kept).long(), take_rows(log_probs.detach(), kept).to(logits.dtype)
     vocabulary = logits.shape[-1]
-    bad = (ids < 0) | (ids >= vocabulary)
-    if bool(bad.any()):
-        got = f"{int(ids[bad][0])}{row_name(bad.any(-1))}"
-        raise ValueError(f"teacher_topk ids must be in 0..{vocabulary - 1}, the student's vocabulary; got {got}")
-    ordered = ids.sort(-1).values
-    twice = (ordered[:, 1:] == ordered[:, :-1]).any(-1)
-    if bool(twice.any()):
-        raise ValueError(f"teacher_topk ids must differ within a row; got one twice{row_name(twice)}")
+    check_named_tokens("teacher_topk", ids, log_probs.detach(), vocabulary, kept)
+    ids, log_p = take_rows(ids, kept).long(), take_rows(log_probs.detach(), kept).to(logits.dtype)
     mass = log_p.exp().sum(-1)
-    over = ~(mass <= 1 + 1e-3)
-    if bool(over.any()):
-        got = f"{mass[over][0].item():.6g}{row_name(over)}"
-        raise ValueError(f"teacher_topk log-probabilities must leave a mass of at most 1; got {got}")
     q = logits.log_softmax(-1)
     rest_q = q.scatter(-1, ids, -torch.inf)
     if ids.shape[-1] == vocabulary:

@@ -20,11 +20,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hartley.info.checks import check_one_of
+from hartley.info.processes import Group
 from hartley.training.rl.aggregate import LossAggMode
 from hartley.training.rl.controllers import Controller, EntropyMeter
 from hartley.training.rl.covariance import token_covariance
 from hartley.training.rl.modules import KLCovLoss, PolicyLoss
-from hartley.training.rl.processes import Group
 from hartley.training.rl.surrogate import mean_of
 
 WRITTEN_FOR = "1.16"

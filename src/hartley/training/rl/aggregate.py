@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hartley.info.checks import check_one_of, check_positive
-from hartley.training.rl.processes import Group, total
+from hartley.info.processes import Group, total
 
 LossAggMode = Literal["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 

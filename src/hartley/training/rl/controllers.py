@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hartley.info.checks import check_non_negative, check_positive
-from hartley.training.rl.processes import Group, total
+from hartley.info.processes import Group, total
 
 
 class Controller(Protocol):

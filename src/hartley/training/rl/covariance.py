@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hartley.info import logits_statistics
 from hartley.info.checks import check_non_negative, check_one_of
+from hartley.info.processes import Group, total
 from hartley.training.rl.aggregate import LossAggMode, aggregate
-from hartley.training.rl.processes import Group, total
 from hartley.training.rl.selection import at_random, largest, quantile, share_of
 from hartley.training.rl.surrogate import Tokens, mean_of, read_tokens, surrogate
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hartley.info.checks import check_fraction, check_non_negative, check_one_of
+from hartley.info.processes import Group
 from hartley.training.rl.aggregate import LossAggMode
 from hartley.training.rl.covariance import clip_cov_loss, clip_cov_tokens, kl_cov_loss, kl_cov_tokens
-from hartley.training.rl.processes import Group
 from hartley.training.rl.selection import share_of
 from hartley.training.rl.steer import Mapping, steer_loss, token_weights
 from hartley.training.rl.surrogate import LOG_RATIO

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hartley.info.checks import check_fraction
-from hartley.training.rl.processes import Group, counts_of, from_first, gather, total
+from hartley.info.processes import Group, counts_of, from_first, gather, total
 
 
 def share_of(ratio: float, tokens: int) -> int:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hartley.info.checks import check_fraction, check_non_negative, check_one_of
+from hartley.info.processes import Group, gather
 from hartley.training.rl.aggregate import LossAggMode, aggregate
-from hartley.training.rl.processes import Group, gather
 from hartley.training.rl.selection import quantile
 from hartley.training.rl.surrogate import LOG_RATIO, mean_of, read_tokens, surrogate
 

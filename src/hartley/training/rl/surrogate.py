@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from hartley.info.checks import check_non_negative
+from hartley.info.processes import Group, total
 from hartley.training.rl.aggregate import LossAggMode, aggregate
-from hartley.training.rl.processes import Group, total
 
 LOG_RATIO = 20.0  # nats; beyond it a ratio says no more than that it is extreme
 
