@@ -7,15 +7,16 @@ STAMP := $(VENV)/.installed
 MODEL := $(VENV)/.model
 LLAMA := $(VENV)/.llama
 TRITON := .venv-triton
+KERNELS := $(addprefix tests/info/test_,head.py kernels.py linear.py)
 
 .PHONY: demo test test-llama test-triton test-vllm lint bench docs papers clean
 
 demo: $(MODEL)  ## install, then generate with the embedded model
 	$(BIN)/hartley generate "Explain in two sentences why the sky is blue." --max-tokens 96 --sampler "temperature=1.2,top_h=0.4" --seed 1
 
-test: $(MODEL)  ## the whole suite: fast paths, then the samplers on the plain-torch reference
+test: $(MODEL)  ## the whole suite: fast paths, then what they serve on the plain-torch reference
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
-	HARTLEY_KERNELS=reference $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/info tests/decoding -m "not model"
+	HARTLEY_KERNELS=reference $(BIN)/python -m pytest -q -n 2 --dist loadfile $(KERNELS) tests/decoding -m "not model"
 
 # Two versions of numba would overwrite each other's compiled kernels beside the sources, so this one has its own place.
 test-vllm: $(VLLM)/.installed  ## the plug-in inside a real vLLM, in an environment of its own

@@ -195,6 +195,31 @@ def samplers() -> list[str]:
     return [*text, SEEN, ""]
 
 
+def linear() -> list[str]:
+    """One pass over a vocabulary beside all logits at once."""
+    found = read("linear")
+    return [
+        "## One pass over a vocabulary\n",
+        "Entropy and log-probability of a label at N places, from hidden states [N, D] and a layer [V, D] in float32: "
+        "`linear_statistics`, the same from all logits at once, and TRL's two helpers on those. Medians of rounds "
+        "in turn. Memory: the most beyond what was there before, the gradients that all return left out.\n",
+        "| N | D | V | pass | way | s | of naive | MB | of the logits |\n|---|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {row['N']:,} | {row['D']:,} | {row['V']:,} | {row['pass']} | {row['way']} | {row['s']:.2f} "
+            f"| {row['of naive']:.2f} | {row['MB']:.0f} | {row['MB'] / row['logits MB']:.2f} |"
+            for row in found["rows"]
+        ),
+        "\nLargest relative error against float64, of 256 places over 49,152 tokens:\n",
+        "| inputs | entropy | log-probability | gradient by hidden states | by weight |\n|---|---|---|---|---|",
+        *(
+            f"| {kind} | {errors['entropy']:.1e} | {errors['log_prob']:.1e} | {errors['by hidden']:.1e} "
+            f"| {errors['by weight']:.1e} |"
+            for kind, errors in found["errors"].items()
+        ),
+        "",
+    ]
+
+
 def losses() -> list[str]:
     """Forward and backward of the losses."""
     return [
@@ -236,7 +261,7 @@ def main() -> None:
         f"Machine: {machine['cpu']}, {machine['cores']} shared cores, {machine['threads']} threads, {machine['date']}: "
         f"quote the ratios rather than the milliseconds. {versions}.\n",
     ]
-    for part in (decoding, streams, serve, llama, vllm, fidelity, samplers, batch, report, losses, exactness):
+    for part in (decoding, streams, serve, llama, vllm, fidelity, samplers, batch, report, linear, losses, exactness):
         try:
             head += part()
         except FileNotFoundError as error:  # some take an extra, or an environment of their own

@@ -1,9 +1,11 @@
+import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from hartley.engines import open_engine
 from hartley.models import Model, load
@@ -12,11 +14,16 @@ from tiny_models import write_folder, write_gguf
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A tiny random Llama in a folder, with its packed forms in a cache of its own."""
-    directory = tmp_path_factory.mktemp("tiny")
-    write_folder(directory, seed=1)
+    """A tiny random Llama in a folder, with its packed forms in a cache that the workers of a run share."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    directory = place / "tiny"
+    with FileLock(place / "tiny.lock"):
+        if not directory.exists():
+            directory.mkdir()
+            write_folder(directory, seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HARTLEY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HARTLEY_CACHE", str(place / "cache"))
         return load(directory, progress=lambda message: None)
 
 

@@ -68,9 +68,13 @@ class Projected:
         """Make room for the gradients that :meth:`pull` is to collect."""
         self._grads = [
             torch.zeros_like(self.hidden) if hidden else None,
-            torch.zeros_like(self.weight) if weight else None,
+            self._unfilled(self.weight) if weight else None,
             self.hidden.new_zeros(self.shape[1]) if bias else None,
         ]
+
+    def _unfilled(self, like: Tensor) -> Tensor:
+        """Room for a gradient that the first rows write over, all of it; without rows it is 0."""
+        return torch.empty_like(like) if self.shape[0] else torch.zeros_like(like)
 
     def pull(self, rows: slice, columns: slice, tile: Tensor, slope: Tensor) -> None:
         """Add what ``slope [R, C]``, by logit, means for hidden state and layer; both arguments are used up."""
