@@ -176,9 +176,9 @@ def draw(found: dict[str, Tensor]) -> Figure:
     bars = ["ListMLE", "DIST", "KD T=2", "KD T=4", "PLD 1", "PLD 2", ours]
     beyond = {name: interval((values - found["CE"]).numpy()) for name, values in found.items() if name != "CE"}
     title = (
-        f"Students' accuracy beyond cross-entropy's: {beyond[ours].mean:+.1f} points by PLD at temperature {TAU:g}, "
-        f"{beyond['KD T=2'].mean:+.1f} by KD, {beyond['DIST'].mean:+.1f} by DIST, "
-        f"{beyond['ListMLE'].mean:+.1f} by ListMLE"
+        f"Students' accuracy beyond cross-entropy's: {_signed(beyond[ours].mean)} points by PLD at temperature "
+        f"{TAU:g}, {_signed(beyond['KD T=2'].mean)} by KD, {_signed(beyond['DIST'].mean)} by DIST, "
+        f"{_signed(beyond['ListMLE'].mean)} by ListMLE"
     )
     label = "test accuracy less cross-entropy's\n(points, ± one paired standard error)"
     with figure(1, 3, title=title, width=19, height=6) as (fig, [left, middle, right]):
@@ -199,6 +199,10 @@ def draw(found: dict[str, Tensor]) -> Figure:
         right.set(xlabel="share of cross-entropy in KD (ratio)", ylabel=label)
         right.legend()
     return fig
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 1) + 0.0:+.1f}"  # + 0.0: no minus before a zero
 
 
 def _line(axis: Axes, places: Sequence[float], spans: Sequence[Interval], color: str, label: str) -> None:
