@@ -12,7 +12,8 @@ pytest.importorskip("trl", reason="trl is not installed")
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from hartley.training.plugins.trl import STATE, EntropyGRPOTrainer, check_version
+from hartley.training.plugins.trl import STATE, EntropyGRPOTrainer
+from hartley.training.plugins.versions import check_version
 from hartley.training.rl import (
     ClipCovLoss,
     ConstantCoefficient,
@@ -251,6 +252,6 @@ def test_two_controllers_are_refused(model, tmp_path):
 
 
 def test_another_version_is_refused():
-    check_version("1.16.3")
-    with pytest.raises(ImportError, match=r"written for TRL 1\.16; got 1\.17\.0"):
-        check_version("1.17.0")
+    check_version("plugin", "1.16.3")
+    with pytest.raises(ImportError, match=r"plugin is written for TRL 1\.16; got 1\.17\.0"):
+        check_version("plugin", "1.17.0")

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from hartley.info.checks import check_one_of
 from hartley.info.processes import Group
+from hartley.training.plugins.versions import require_trl
 from hartley.training.rl.aggregate import LossAggMode
 from hartley.training.rl.controllers import Controller, EntropyMeter
 from hartley.training.rl.covariance import token_covariance
 from hartley.training.rl.modules import KLCovLoss, PolicyLoss
 from hartley.training.rl.surrogate import mean_of
 
-WRITTEN_FOR = "1.16"
 STATE = "entropy_controller.json"
 LOSS_TYPES: dict[str, LossAggMode] = {
     "dapo": "token-mean",
@@ -38,21 +38,7 @@ LOSS_TYPES: dict[str, LossAggMode] = {
 }
 """The loss types of ``GRPOConfig`` that rest on the clipped surrogate, and how each aggregates."""
 
-
-def check_version(found: str) -> None:
-    """Refuse a version of TRL that this module was not written for, with an ``ImportError`` that names both."""
-    if found.split(".")[:2] != WRITTEN_FOR.split("."):
-        raise ImportError(
-            f"hartley.training.plugins.trl is written for TRL {WRITTEN_FOR}; got {found}: "
-            f'pip install "trl=={WRITTEN_FOR}.*"'
-        )
-
-
-try:
-    import trl
-except ImportError as error:
-    raise ImportError('hartley.training.plugins.trl needs TRL: pip install "hartley[trl]"') from error
-check_version(trl.__version__)
+require_trl(__name__)
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR  # noqa: E402
 from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: E402
