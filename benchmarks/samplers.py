@@ -49,7 +49,7 @@ SAMPLERS: dict[str, tuple[Sampler, Callable[[Tensor, Tensor], Tensor] | None]] =
 def recorded(rows: int) -> Tensor:
     """Next-token logits of the default model over a public-domain text, ``[rows, 49152]``."""
     from hartley.engines import open_engine
-    from hartley.papers.texts import passages
+    from hartley.models.texts import passages
 
     engine = open_engine("smollm2")
     ids = engine.tokenizer.encode("\n\n".join(passages()))

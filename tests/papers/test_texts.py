@@ -6,7 +6,8 @@ import torch
 
 from hartley.decoding import chain, mirostat, temperature, top_k
 from hartley.engines import open_engine
-from hartley.papers.texts import STORIES, Endless, Text, distinct, passages, read, repetition, seeds, write
+from hartley.models.texts import passages
+from hartley.papers.texts import STORIES, Endless, Text, distinct, read, repetition, seeds, write
 
 
 def text(tokens: list[int]) -> Text:

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hartley.info import HeadEntropy, attention_entropy, causal_mask, head_entropy
+from hartley.models.texts import speeches
 from hartley.papers.figures import BLACK, BLUE, GREEN, ORANGE, figure
 from hartley.papers.intervals import above, interval, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
-from hartley.papers.texts import speeches
 from hartley.training.losses import EntropyRegularizer
 from hartley.training.small_gpt import Activation, Shape, SmallGPT
 

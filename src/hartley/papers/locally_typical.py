@@ -9,10 +9,11 @@ import numpy as np
 
 from hartley.decoding import Sampler, chain, temperature, top_k, top_p, typical_p
 from hartley.engines import open_engine
+from hartley.models.texts import passages
 from hartley.papers.figures import BLUE, ORANGE, figure
 from hartley.papers.intervals import above, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
-from hartley.papers.texts import Text, mean_surprisal, passages, read, repetition, seeds, write
+from hartley.papers.texts import Text, mean_surprisal, read, repetition, seeds, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

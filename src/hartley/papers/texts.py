@@ -1,7 +1,6 @@
 """Texts drawn from a language model under several samplers, and what they are compared by."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
@@ -81,17 +80,6 @@ def _write(engine: Engine, requests: Sequence[Request]) -> list[Text]:
 def seeds(count: int) -> tuple[int, ...]:
     """The seeds of the first ``count`` texts of every setting."""
     return tuple(range(FIRST_SEED, FIRST_SEED + count))
-
-
-def passages() -> list[str]:
-    """Eight paragraphs of Moby-Dick, in the public domain (licence beside the file)."""
-    return files("hartley.papers").joinpath("data/moby_dick.txt").read_text(encoding="utf-8").strip().split("\n\n")
-
-
-def speeches() -> list[str]:
-    """An excerpt of each of 40 State of the Union addresses, 1790 to 2016, public domain (licence beside the file)."""
-    path = files("hartley.papers").joinpath("data/state_of_the_union.txt")
-    return path.read_text(encoding="utf-8").strip().split("\n\n")
 
 
 def read(engine: Engine, prompt: Sequence[int], tokens: Sequence[int]) -> Text:

@@ -14,9 +14,10 @@ from hartley.decoding import chain
 from hartley.detection import Calibration, Detection, Scores, decide, read, score_from_logits
 from hartley.detection.wealth import log_wealth
 from hartley.engines import Engine, open_engine
+from hartley.models.texts import passages, speeches
 from hartley.papers.figures import BLUE, GREEN, ORANGE, PURPLE, figure
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
-from hartley.papers.texts import passages, seeds, speeches, write
+from hartley.papers.texts import seeds, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
