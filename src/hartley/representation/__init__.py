@@ -1,6 +1,34 @@
 """What a network encodes: how much, in how many directions, and where."""
 
+from hartley.representation.diffusion_information import (
+    DiffusionSpectralMutualInformation,
+    classic_shannon_entropy,
+    diffusion_spectral_mutual_information,
+    matrix_entry_entropy,
+)
+from hartley.representation.diffusion_spectral import DiffusionSpectralEntropy, diffusion_spectral_entropy
 from hartley.representation.recorder import record
 from hartley.representation.reservoir import Reservoir
+from hartley.representation.spectrum import (
+    CovarianceSpectrum,
+    effective_rank,
+    matrix_renyi_entropy,
+    participation_ratio,
+    von_neumann_entropy,
+)
 
-__all__ = ["Reservoir", "record"]
+__all__ = [
+    "CovarianceSpectrum",
+    "DiffusionSpectralEntropy",
+    "DiffusionSpectralMutualInformation",
+    "Reservoir",
+    "classic_shannon_entropy",
+    "diffusion_spectral_entropy",
+    "diffusion_spectral_mutual_information",
+    "effective_rank",
+    "matrix_entry_entropy",
+    "matrix_renyi_entropy",
+    "participation_ratio",
+    "record",
+    "von_neumann_entropy",
+]
