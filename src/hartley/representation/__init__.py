@@ -1,5 +1,6 @@
 """What a network encodes: how much, in how many directions, and where."""
 
+from hartley.representation.code_classifiers import HammingNeighborsClassifier, clustering_purity
 from hartley.representation.diffusion_information import (
     DiffusionSpectralMutualInformation,
     classic_shannon_entropy,
@@ -7,6 +8,14 @@ from hartley.representation.diffusion_information import (
     matrix_entry_entropy,
 )
 from hartley.representation.diffusion_spectral import DiffusionSpectralEntropy, diffusion_spectral_entropy
+from hartley.representation.hash_codes import (
+    HashCodes,
+    NeuralCodeTransformer,
+    code_entropy,
+    neural_code,
+    redundancy_ratio,
+)
+from hartley.representation.phase_chart import PhaseChart, phase_chart
 from hartley.representation.recorder import record
 from hartley.representation.reservoir import Reservoir
 from hartley.representation.spectrum import (
@@ -21,14 +30,23 @@ __all__ = [
     "CovarianceSpectrum",
     "DiffusionSpectralEntropy",
     "DiffusionSpectralMutualInformation",
+    "HammingNeighborsClassifier",
+    "HashCodes",
+    "NeuralCodeTransformer",
+    "PhaseChart",
     "Reservoir",
     "classic_shannon_entropy",
+    "clustering_purity",
+    "code_entropy",
     "diffusion_spectral_entropy",
     "diffusion_spectral_mutual_information",
     "effective_rank",
     "matrix_entry_entropy",
     "matrix_renyi_entropy",
+    "neural_code",
     "participation_ratio",
+    "phase_chart",
     "record",
+    "redundancy_ratio",
     "von_neumann_entropy",
 ]
