@@ -1,6 +1,7 @@
 """What a network encodes: how much, in how many directions, and where."""
 
 from hartley.representation.code_classifiers import HammingNeighborsClassifier, clustering_purity
+from hartley.representation.condition_numbers import WeightCondition, condition_numbers, gaussian_output_entropy
 from hartley.representation.diffusion_information import (
     DiffusionSpectralMutualInformation,
     classic_shannon_entropy,
@@ -8,13 +9,9 @@ from hartley.representation.diffusion_information import (
     matrix_entry_entropy,
 )
 from hartley.representation.diffusion_spectral import DiffusionSpectralEntropy, diffusion_spectral_entropy
-from hartley.representation.hash_codes import (
-    HashCodes,
-    NeuralCodeTransformer,
-    code_entropy,
-    neural_code,
-    redundancy_ratio,
-)
+from hartley.representation.hash_codes import HashCodes, NeuralCodeTransformer, code_entropy, redundancy_ratio
+from hartley.representation.kappa_tuning import freeze_except, kappa_lora_config, select_kappa
+from hartley.representation.neural_codes import neural_code
 from hartley.representation.phase_chart import PhaseChart, phase_chart
 from hartley.representation.recorder import record
 from hartley.representation.reservoir import Reservoir
@@ -35,12 +32,17 @@ __all__ = [
     "NeuralCodeTransformer",
     "PhaseChart",
     "Reservoir",
+    "WeightCondition",
     "classic_shannon_entropy",
     "clustering_purity",
     "code_entropy",
+    "condition_numbers",
     "diffusion_spectral_entropy",
     "diffusion_spectral_mutual_information",
     "effective_rank",
+    "freeze_except",
+    "gaussian_output_entropy",
+    "kappa_lora_config",
     "matrix_entry_entropy",
     "matrix_renyi_entropy",
     "neural_code",
@@ -48,5 +50,6 @@ __all__ = [
     "phase_chart",
     "record",
     "redundancy_ratio",
+    "select_kappa",
     "von_neumann_entropy",
 ]
