@@ -9,12 +9,15 @@ from hartley.representation.diffusion_information import (
     matrix_entry_entropy,
 )
 from hartley.representation.diffusion_spectral import DiffusionSpectralEntropy, diffusion_spectral_entropy
+from hartley.representation.effective_features import EffectiveFeatures, effective_features, superposition_ratio
 from hartley.representation.hash_codes import HashCodes, NeuralCodeTransformer, code_entropy, redundancy_ratio
 from hartley.representation.kappa_tuning import freeze_except, kappa_lora_config, select_kappa
 from hartley.representation.neural_codes import neural_code
 from hartley.representation.phase_chart import PhaseChart, phase_chart
 from hartley.representation.recorder import record
 from hartley.representation.reservoir import Reservoir
+from hartley.representation.saelens import UntiedSAE, load_saelens
+from hartley.representation.sparse_autoencoder import SparseAutoencoder, Superposition, TiedSAE, measure_dictionary
 from hartley.representation.spectrum import (
     CovarianceSpectrum,
     effective_rank,
@@ -22,16 +25,22 @@ from hartley.representation.spectrum import (
     participation_ratio,
     von_neumann_entropy,
 )
+from hartley.representation.superposition import measure_superposition
 
 __all__ = [
     "CovarianceSpectrum",
     "DiffusionSpectralEntropy",
     "DiffusionSpectralMutualInformation",
+    "EffectiveFeatures",
     "HammingNeighborsClassifier",
     "HashCodes",
     "NeuralCodeTransformer",
     "PhaseChart",
     "Reservoir",
+    "SparseAutoencoder",
+    "Superposition",
+    "TiedSAE",
+    "UntiedSAE",
     "WeightCondition",
     "classic_shannon_entropy",
     "clustering_purity",
@@ -39,17 +48,22 @@ __all__ = [
     "condition_numbers",
     "diffusion_spectral_entropy",
     "diffusion_spectral_mutual_information",
+    "effective_features",
     "effective_rank",
     "freeze_except",
     "gaussian_output_entropy",
     "kappa_lora_config",
+    "load_saelens",
     "matrix_entry_entropy",
     "matrix_renyi_entropy",
+    "measure_dictionary",
+    "measure_superposition",
     "neural_code",
     "participation_ratio",
     "phase_chart",
     "record",
     "redundancy_ratio",
     "select_kappa",
+    "superposition_ratio",
     "von_neumann_entropy",
 ]
