@@ -14,6 +14,15 @@ from hartley.representation.hash_codes import HashCodes, NeuralCodeTransformer, 
 from hartley.representation.kappa_tuning import freeze_except, kappa_lora_config, select_kappa
 from hartley.representation.neural_codes import neural_code
 from hartley.representation.phase_chart import PhaseChart, phase_chart
+from hartley.representation.pretraining import (
+    ClusterLabels,
+    ContrastivePretrainer,
+    FactorPretrainer,
+    MixturePretrainer,
+    PretrainedERM,
+    excess_risk_curve,
+    linear_excess_risk,
+)
 from hartley.representation.recorder import record
 from hartley.representation.reservoir import Reservoir
 from hartley.representation.saelens import UntiedSAE, load_saelens
@@ -28,14 +37,19 @@ from hartley.representation.spectrum import (
 from hartley.representation.superposition import measure_superposition
 
 __all__ = [
+    "ClusterLabels",
+    "ContrastivePretrainer",
     "CovarianceSpectrum",
     "DiffusionSpectralEntropy",
     "DiffusionSpectralMutualInformation",
     "EffectiveFeatures",
+    "FactorPretrainer",
     "HammingNeighborsClassifier",
     "HashCodes",
+    "MixturePretrainer",
     "NeuralCodeTransformer",
     "PhaseChart",
+    "PretrainedERM",
     "Reservoir",
     "SparseAutoencoder",
     "Superposition",
@@ -50,9 +64,11 @@ __all__ = [
     "diffusion_spectral_mutual_information",
     "effective_features",
     "effective_rank",
+    "excess_risk_curve",
     "freeze_except",
     "gaussian_output_entropy",
     "kappa_lora_config",
+    "linear_excess_risk",
     "load_saelens",
     "matrix_entry_entropy",
     "matrix_renyi_entropy",

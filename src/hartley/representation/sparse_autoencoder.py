@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from hartley.info.checks import check_count, check_non_negative, check_positive
+from hartley.representation.arrays import read_rows
 from hartley.representation.effective_features import EffectiveFeatures
 
 L1 = 0.1  # the paper's
@@ -231,9 +232,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return L1 if self.top_k is None else 0.0
 
     def _rows(self, X: Any, reset: bool = False) -> Tensor:
-        if isinstance(X, Tensor):
-            X = X.detach().to("cpu", torch.float32).numpy()
-        return torch.tensor(validate_data(self, X, reset=reset, dtype=np.float32))
+        return torch.tensor(read_rows(self, X, dtype=np.float32, reset=reset))
 
 
 def measure_dictionary(sae: Dictionary, batches: Iterable[Tensor]) -> Superposition:

@@ -47,9 +47,9 @@ def measure_superposition(
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> settings = SparseAutoencoder(learning_rate=1e-2, random_state=0)
-    >>> found = measure_superposition(net, [torch.randn(64, 4)], "1", sae=settings)
+    >>> found = measure_superposition(net, [torch.randn(256, 4)], "1", sae=settings)
     >>> found.n_samples, found.l0 <= 12
-    (64, True)
+    (256, True)
 
     Source: Bereska et al. 2025, "Superposition as Lossy Compression", arXiv 2512.13568.
     """
