@@ -2,6 +2,7 @@
 
 from hartley.representation.code_classifiers import HammingNeighborsClassifier, clustering_purity
 from hartley.representation.condition_numbers import WeightCondition, condition_numbers, gaussian_output_entropy
+from hartley.representation.contraction import dobrushin, eta_kl, sdpi_dropconnect, sdpi_dropout, sdpi_gaussian
 from hartley.representation.diffusion_information import (
     DiffusionSpectralMutualInformation,
     classic_shannon_entropy,
@@ -10,8 +11,11 @@ from hartley.representation.diffusion_information import (
 )
 from hartley.representation.diffusion_spectral import DiffusionSpectralEntropy, diffusion_spectral_entropy
 from hartley.representation.effective_features import EffectiveFeatures, effective_features, superposition_ratio
+from hartley.representation.funnel import Funnel, generalization_funnel
+from hartley.representation.generalization import PlugInBound, kl_bound, wasserstein_bound
 from hartley.representation.hash_codes import HashCodes, NeuralCodeTransformer, code_entropy, redundancy_ratio
 from hartley.representation.kappa_tuning import freeze_except, kappa_lora_config, select_kappa
+from hartley.representation.lipschitz import lipschitz_constant, operator_norm
 from hartley.representation.neural_codes import neural_code
 from hartley.representation.phase_chart import PhaseChart, phase_chart
 from hartley.representation.pretraining import (
@@ -26,6 +30,13 @@ from hartley.representation.pretraining import (
 from hartley.representation.recorder import record
 from hartley.representation.reservoir import Reservoir
 from hartley.representation.saelens import UntiedSAE, load_saelens
+from hartley.representation.sample_distances import estimate_kl, gaussian_kl, wasserstein_distance
+from hartley.representation.solved_gaps import (
+    Gibbs,
+    finite_weights_bound,
+    gaussian_classification_bound,
+    gibbs_generalization,
+)
 from hartley.representation.sparse_autoencoder import SparseAutoencoder, Superposition, TiedSAE, measure_dictionary
 from hartley.representation.spectrum import (
     CovarianceSpectrum,
@@ -44,11 +55,14 @@ __all__ = [
     "DiffusionSpectralMutualInformation",
     "EffectiveFeatures",
     "FactorPretrainer",
+    "Funnel",
+    "Gibbs",
     "HammingNeighborsClassifier",
     "HashCodes",
     "MixturePretrainer",
     "NeuralCodeTransformer",
     "PhaseChart",
+    "PlugInBound",
     "PretrainedERM",
     "Reservoir",
     "SparseAutoencoder",
@@ -62,24 +76,40 @@ __all__ = [
     "condition_numbers",
     "diffusion_spectral_entropy",
     "diffusion_spectral_mutual_information",
+    "dobrushin",
     "effective_features",
     "effective_rank",
+    "estimate_kl",
+    "eta_kl",
     "excess_risk_curve",
+    "finite_weights_bound",
     "freeze_except",
+    "gaussian_classification_bound",
+    "gaussian_kl",
     "gaussian_output_entropy",
+    "generalization_funnel",
+    "gibbs_generalization",
     "kappa_lora_config",
+    "kl_bound",
     "linear_excess_risk",
+    "lipschitz_constant",
     "load_saelens",
     "matrix_entry_entropy",
     "matrix_renyi_entropy",
     "measure_dictionary",
     "measure_superposition",
     "neural_code",
+    "operator_norm",
     "participation_ratio",
     "phase_chart",
     "record",
     "redundancy_ratio",
+    "sdpi_dropconnect",
+    "sdpi_dropout",
+    "sdpi_gaussian",
     "select_kappa",
     "superposition_ratio",
     "von_neumann_entropy",
+    "wasserstein_bound",
+    "wasserstein_distance",
 ]
