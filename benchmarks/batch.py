@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 from pyarrow import parquet
 
-from benchmarks.common import write
+from benchmarks.common import peak, write
 
 SEED = 0
 ROOT = Path(__file__).parents[1]
@@ -159,24 +159,6 @@ def scaling(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         rows.append({"how": name, "seconds in all": round(seconds, 1), "rows a second": round(steady, 2)})
         print(rows[-1], flush=True)
     return rows
-
-
-def peak(arguments: list[str]) -> float:
-    """The most memory, MB, that a process held: its own high-water mark, looked at until it ends.
-
-    What the system tells of a process that has ended counts its beginning as a copy of this one.
-    """
-    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    most = 0.0
-    while process.poll() is None:
-        try:
-            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            most = max(most, *(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
-        except (OSError, ProcessLookupError):
-            break
-        time.sleep(0.02)
-    assert process.wait() == 0, f"{arguments} ended with {process.returncode}"
-    return round(most, 1)
 
 
 def memory(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -78,3 +79,21 @@ def write(name: str, rows: list[dict[str, Any]], **facts: Any) -> Path:
     temporary.write_text(json.dumps({"machine": machine(), **facts, "rows": rows}, indent=1) + "\n")
     temporary.replace(path)
     return path
+
+
+def peak(arguments: list[str]) -> float:
+    """The most memory, MB, that a process held: its own high-water mark, looked at until it ends.
+
+    What the system tells of a process that has ended counts its beginning as a copy of this one.
+    """
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    most = 0.0
+    while process.poll() is None:
+        try:
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            most = max(most, *(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+        except (OSError, ProcessLookupError):
+            break
+        time.sleep(0.02)
+    assert process.wait() == 0, f"{arguments} ended with {process.returncode}"
+    return round(most, 1)

@@ -20,7 +20,7 @@ def test_a_gpt2_whose_layers_are_stored_the_other_way_round():
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=16, n_positions=8))
     parts = anatomy(model)
-    assert parts.blocks[0] == ("transformer.h.0", "transformer.h.0.attn", "transformer.h.0.mlp.c_proj")
+    assert parts.blocks[0] == (0, "transformer.h.0", "transformer.h.0.attn", "transformer.h.0.mlp.c_proj")
     assert parts.norm == "transformer.ln_f"
 
 

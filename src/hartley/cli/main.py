@@ -20,6 +20,7 @@ from hartley.cli.query import query
 from hartley.cli.report import report
 from hartley.cli.serve import serve
 from hartley.cli.watch import watch
+from hartley.cli.xray import xray
 
 
 class Commands(TyperGroup):
@@ -59,7 +60,7 @@ def options(
     """Measure, steer and spend the entropy of real models."""
 
 
-for command in (generate, compare, serve, query, report, watch, detect, probe, papers, reproduce, env):
+for command in (generate, compare, serve, query, report, watch, xray, detect, probe, papers, reproduce, env):
     app.command()(command)
 app.command(cls=Batch)(batch)
 

@@ -62,6 +62,16 @@ def cluster(address: str) -> Iterator[Any]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def shares(ray: Any, workers: int | None = None) -> tuple[int, dict[str, int]]:
+    """How many workers there should be (one a node, if nobody says), and what each asks of the cluster."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    workers = workers or len(nodes)
+    # A core of each node is left for reading; the others are shared out, and with them the threads.
+    cores = int(min(node.get("CPU", 1) for node in nodes))
+    cards = sum(node.get("GPU", 0) for node in nodes) >= workers
+    return workers, {"num_cpus": max(1, (cores - 1) // -(-workers // len(nodes))), "num_gpus": int(cards)}
+
+
 def cause(error: BaseException) -> BaseException:
     """What a worker raised, out of Ray's wrapping."""
     inner: BaseException | None = error

@@ -15,6 +15,7 @@ from hartley.representation.funnel import Funnel, generalization_funnel
 from hartley.representation.generalization import PlugInBound, kl_bound, wasserstein_bound
 from hartley.representation.hash_codes import HashCodes, NeuralCodeTransformer, code_entropy, redundancy_ratio
 from hartley.representation.kappa_tuning import freeze_except, kappa_lora_config, select_kappa
+from hartley.representation.layer_measures import layer_measures, measures_of
 from hartley.representation.lipschitz import lipschitz_constant, operator_norm
 from hartley.representation.neural_codes import neural_code
 from hartley.representation.phase_chart import PhaseChart, phase_chart
@@ -91,6 +92,7 @@ __all__ = [
     "gibbs_generalization",
     "kappa_lora_config",
     "kl_bound",
+    "layer_measures",
     "linear_excess_risk",
     "lipschitz_constant",
     "load_saelens",
@@ -98,6 +100,7 @@ __all__ = [
     "matrix_renyi_entropy",
     "measure_dictionary",
     "measure_superposition",
+    "measures_of",
     "neural_code",
     "operator_norm",
     "participation_ratio",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 class Block(NamedTuple):
     """One of a network's repeated blocks, by the names that ``named_modules()`` gives."""
 
+    number: int  #: its place in the network, from 0
     name: str
     attention: str | None  #: the module that returns attention weights
     feed_forward: str | None  #: the last layer of the feed-forward part, whose input are the hidden activations
@@ -34,7 +35,7 @@ def anatomy(model: nn.Module) -> Anatomy:
 
     >>> layer = nn.TransformerEncoderLayer(8, 2, 32)
     >>> anatomy(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)).blocks[0]
-    Block(name='layers.0', attention='layers.0.self_attn', feed_forward='layers.0.linear2')
+    Block(number=0, name='layers.0', attention='layers.0.self_attn', feed_forward='layers.0.linear2')
     """
     lists = [(name, list(module)) for name, module in model.named_modules() if _repeats(module)]
     if not lists:
@@ -43,7 +44,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         )
     name, chosen = max(lists, key=lambda one: len(one[1]))  # the first of the longest
     parent = model.get_submodule(name.rpartition(".")[0]) if "." in name else model
-    blocks = tuple(_block(f"{name}.{number}", block) for number, block in enumerate(chosen))
+    blocks = tuple(_block(number, f"{name}.{number}", block) for number, block in enumerate(chosen))
     return Anatomy(blocks, _norm(model, parent, name), _head(model))
 
 
@@ -51,7 +52,7 @@ def _repeats(module: nn.Module) -> TypeGuard[nn.ModuleList]:
     return isinstance(module, nn.ModuleList) and len(module) > 0 and len({type(one) for one in module}) == 1
 
 
-def _block(name: str, block: nn.Module) -> Block:
+def _block(number: int, name: str, block: nn.Module) -> Block:
     inside = list(block.named_modules())[1:]
     attention = next((at for at, module in inside if "attention" in _kind(module) or "attn" in _kind(module)), None)
     ends = [
@@ -60,7 +61,7 @@ def _block(name: str, block: nn.Module) -> Block:
         if (attention is None or not at.startswith(f"{attention}.")) and (inputs := _narrowing(module)) is not None
     ]
     last = max(ends)[1] if ends else None
-    return Block(name, *(None if at is None else f"{name}.{at}" for at in (attention, last)))
+    return Block(number, name, *(None if at is None else f"{name}.{at}" for at in (attention, last)))
 
 
 def _kind(module: nn.Module) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hartley.engines.batch.prompts import Shards
 from hartley.engines.batch.work import Job, Shard, Store, answer, facts
-from hartley.engines.ray_cluster import cause, cluster
+from hartley.engines.ray_cluster import cause, cluster, shares
 
 BLOCKS = 2000  # of shards, at most: each is a task of the cluster
 
@@ -22,12 +22,7 @@ class Crew:
 
     def __init__(self, ray: Any, job: Job, workers: int | None) -> None:
         self.ray, self.job = ray, job
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self.workers = workers or len(nodes)
-        # A core of each node is left for reading; the others are shared out, and with them the threads.
-        cores = int(min(node.get("CPU", 1) for node in nodes))
-        cards = sum(node.get("GPU", 0) for node in nodes) >= self.workers
-        self.share = {"num_cpus": max(1, (cores - 1) // -(-self.workers // len(nodes))), "num_gpus": int(cards)}
+        self.workers, self.share = shares(ray, workers)
         self.facts: dict[str, Any] = self._get(ray.remote(**self.share, max_retries=3)(_facts).remote(job))
 
     def work(

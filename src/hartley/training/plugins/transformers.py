@@ -1,7 +1,7 @@
-"""Stop preference training in time: the over-optimisation monitor as a callback of transformers' trainers and TRL's."""
+"""Callbacks of transformers' trainers and TRL's: the over-optimisation monitor, and any measure every few steps."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -118,11 +118,7 @@ class OverOptimisationCallback(TrainerCallback):
 
     def _evaluate(self, state: Any, control: Any, model: Any) -> list[Signal]:
         found = self.measure(model)
-        should_log, was_training = control.should_log, model.training
-        model.eval()  # TRL's trainers log under the mode of the model, and empty the averages of that mode
-        self.trainer.log(dict(found))
-        model.train(was_training)
-        control.should_log = should_log  # which the logging has reset
+        _log(self.trainer, control, model, found)
         return self._update(state.global_step, found)
 
     def _update(self, step: int, found: Mapping[str, float]) -> list[Signal]:
@@ -179,6 +175,43 @@ class OverOptimisationCallback(TrainerCallback):
                 for pair, row in zip(batch, drawn[:, width:].tolist(), strict=True):
                     end = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
                     yield Pair(pair.prompt, row[: end + 1])
+
+
+class MeasureCallback(TrainerCallback):
+    """Logs what ``measure(model)`` says, every ``every`` steps and before the first, to whatever the trainer logs to.
+
+    ``trainer`` is any `transformers.Trainer`; add the callback with ``trainer.add_callback``. ``measure`` returns
+    numbers by name, each logged as ``eval/NAME``: `hartley.representation.measures_of` gives one for what layers
+    encode. It is given the trainer's own model, unwrapped, and has to leave its mode as it was. Under several processes
+    each measures, and the first one's numbers are logged.
+    Raises ``ValueError`` for ``every`` below 1.
+    """
+
+    def __init__(self, trainer: Any, measure: Callable[[Any], Mapping[str, float]], *, every: int = 100) -> None:
+        check_count("every", every)
+        self.trainer, self.measure, self.every = trainer, measure, every
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the model as it starts; a resumed run has done so."""
+        if state.global_step == 0:
+            self._measure(control, kwargs["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure where it is due."""
+        if state.global_step % self.every == 0:
+            self._measure(control, kwargs["model"])
+
+    def _measure(self, control: Any, model: Any) -> None:
+        found = self.measure(self.trainer.accelerator.unwrap_model(model))
+        _log(self.trainer, control, model, {f"eval_{name}": value for name, value in found.items()})
+
+
+def _log(trainer: Any, control: Any, model: Any, found: Mapping[str, float]) -> None:
+    should_log, was_training = control.should_log, model.training
+    model.eval()  # TRL's trainers log under the mode of the model, and empty the averages of that mode
+    trainer.log(dict(found))
+    model.train(was_training)
+    control.should_log = should_log  # which the logging has reset
 
 
 def _padded(pairs: Sequence[Pair], device: Any) -> tuple[Tensor, Tensor, Tensor]:
