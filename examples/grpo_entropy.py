@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,8 @@ def main() -> None:
         for seed in range(given.seeds):
             for way, how in ways().items():
                 runs.setdefault(way, []).append(train(model, given.rollouts, seed, folder, **how))
+    if os.environ.get("RANK", "0") != "0":
+        return  # TRL logs the numbers of all processes to each
     last = {
         way: {
             name: [float(np.mean([entry[name] for entry in log[len(log) // 2 :]])) for log in seeds]
