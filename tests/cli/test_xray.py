@@ -43,6 +43,23 @@ def broken():
 def scripted():
     return torch.jit.trace(mlp()[0], torch.ones(1, 8)), [torch.ones(1, 8)]
 
+def constant():
+    model, batches = mlp()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(1.0)
+    return model, batches
+
+def one_row():
+    return mlp()[0], [torch.ones(1, 8)]
+
+def weightless():
+    return nn.Sequential(nn.ReLU()), list(torch.randn(10, 32, 8))
+
+def convolution():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU()), list(torch.randn(4, 2, 3, 8, 8))
+
 def wrong():
     return 3
 """
@@ -198,6 +215,24 @@ def test_any_torch_module(loader, tmp_path, hartley):
     check_safe((tmp_path / "xray.html").read_text())
 
 
+@pytest.mark.parametrize("name", ["constant", "one_row"])
+def test_a_layer_that_says_nothing_has_one_direction(loader, tmp_path, hartley, name):
+    report = json.loads(hartley("xray", "--loader", f"{loader}{name}", "--out", tmp_path, "--json").out)
+    jsonschema.validate(report, SCHEMA)
+    (layer,) = report["layers"]
+    assert (layer["effective_rank"]["value"], layer["dse"]["value"]) == (1.0, 0.0)
+    check_safe((tmp_path / "xray.html").read_text())
+
+
+def test_places_of_a_convolution_are_rows_and_no_weights_are_no_part(loader, tmp_path, hartley):
+    report = json.loads(hartley("xray", "--loader", f"{loader}convolution", "--json").out)
+    assert report["layers"][0]["rows"] == 4 * 2 * 6 * 6
+    assert report["model"]["width"] == 5
+    report = json.loads(hartley("xray", "--loader", f"{loader}weightless", "--out", tmp_path, "--json").out)
+    assert report["weights"] == []
+    assert "Which tensors to tune" not in (tmp_path / "xray.html").read_text()
+
+
 def test_ctrl_c_keeps_what_was_read(tiny, words, hartley, monkeypatch):
     stop = threading.Event()
     seen = []
@@ -244,6 +279,7 @@ def test_bad_options_are_named(tiny, hartley, arguments, message):
     assert message in done.err
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -8,6 +8,9 @@ from hartley.report.readers import Reading, Text
 from hartley.report.report_page import report_page
 from hartley.report.watch import state_of
 from hartley.report.watch_page import watch_page
+from hartley.report.xray.compare import compare
+from hartley.report.xray.examine import examine
+from hartley.report.xray.page import comparison_page, xray_page
 from hartley.training.logs import RunLogs
 
 
@@ -145,3 +148,17 @@ def test_no_page_of_a_training_run_is_wider_than_the_screen(show, tmp_path, widt
     page = show(watch_page(state_of(RunLogs(tmp_path), 0.4)), viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("img.figure").first.evaluate("e => e.decode().then(() => e.naturalWidth)") > 100
+
+
+def test_an_x_ray_and_a_comparison_open_quietly_and_fit_a_phone(show, tmp_path):
+    from tiny_models import write_folder
+
+    write_folder(tmp_path / "tiny")
+    (tmp_path / "text.txt").write_text("the sea and the whale and then the end of it all " * 40)
+    report = examine(str(tmp_path / "tiny"), data=tmp_path / "text.txt")
+    for text in (xray_page(report), comparison_page(compare(report, report))):
+        page = show(text, viewport={"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        pictures = page.locator("img.figure")
+        assert pictures.count() > 0
+        assert pictures.evaluate_all("all => all.every(one => one.naturalWidth > 100 && one.alt.length > 20)")

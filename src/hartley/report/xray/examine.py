@@ -82,7 +82,7 @@ def examine(
         module, batches = open_module(loader)
         places = list(enumerate(choose_modules(module, layers)))
         seen = _read(see_batches(module, [name for _, name in places], batches), None, end, stop, progress)
-        facts: Json = {"kind": "module", "source": loader, "dtype": str(next(module.parameters()).dtype)[6:]}
+        facts: Json = {"kind": "module", "source": loader, "dtype": _dtype(module)}
         parts, network, tokens = None, module, None
     else:
         found, network, tokenizer = open_language_model(model, dtype)
@@ -174,6 +174,10 @@ def _decoder(tokenizer: Tokenizer, texts: Texts) -> Any:
         return tokenizer.decode(ids[max(0, place + 1 - BEFORE) : place + 1]), tokenizer.decode([ids[place + 1]])
 
     return decode
+
+
+def _dtype(module: Any) -> str:
+    return next((str(one.dtype).removeprefix("torch.") for one in module.parameters()), "none")
 
 
 def _width(seen: Seen) -> int | None:

@@ -80,9 +80,9 @@ def heads_of(seen: Seen, parts: Anatomy) -> list[Json]:
 
 def weights_of(model: nn.Module) -> list[Json]:
     """The condition of every weight matrix, and whether it is among those that are safe to tune."""
-    conditions = condition_numbers(model)
-    if not conditions:
+    if not any(weight.ndim > 1 for weight in model.parameters()):
         return []
+    conditions = condition_numbers(model)
     safe = set(select_kappa(conditions, top_p=SAFE))
     tensors = dict(model.named_parameters())
     return [
