@@ -15,6 +15,32 @@ from hartley.models.tokenizer import Tokenizer, TokenizerLike
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def load_network(model: Model, dtype: str, *, device: str | None = None, **settings: Any) -> Any:
+    """Load ``model`` from its safetensors files as a causal language model of transformers, with these ``settings``.
+
+    ``device`` and the errors are those of `TransformersEngine.open`.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)} for the transformers engine, got {dtype!r}")
+    from transformers import AutoModelForCausalLM
+
+    from hartley.models.gguf import quiet
+
+    try:
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                model.directory,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                **settings,
+            )
+    except Exception as error:  # safetensors, transformers and json each have their own
+        raise ValueError(f"transformers cannot load {model.directory}: {error}") from error
+    return loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
 class TransformersEngine:
     """A transformers model that is already loaded, with its tokenizer; :meth:`open` loads one.
 
@@ -46,25 +72,7 @@ class TransformersEngine:
         ``dtype`` other than "float32", "bfloat16" and "float16", for damaged files and for a model that needs code
         of its own.
         """
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)} for the transformers engine, got {dtype!r}")
-        from transformers import AutoModelForCausalLM
-
-        from hartley.models.gguf import quiet
-
-        try:
-            with quiet():
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    model.directory,
-                    dtype=DTYPES[dtype],
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    local_files_only=True,
-                )
-        except Exception as error:  # safetensors, transformers and json each have their own
-            raise ValueError(f"transformers cannot load {model.directory}: {error}") from error
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(loaded.to(place), Tokenizer(model.directory), model_name=model.name)
+        return cls(load_network(model, dtype, device=device), Tokenizer(model.directory), model_name=model.name)
 
     def start(self, prompts: Sequence[Sequence[int]], room: Sequence[int]) -> "TransformersSession":
         """Read the prompts, padded on the left; the cache grows as needed, whatever ``room`` says."""

@@ -58,13 +58,19 @@ def see_texts(model: Any, parts: Anatomy, texts: Iterable[tuple[int, Sequence[in
     """
     seen = Seen()
     lens = _Lens(model, parts)
+    attended = [block.attention for block in parts.blocks if block.attention]
+    tells = bool(attended) and _tells(model, attended)
     with ExitStack() as hooks:
         reader = _Reader(seen, parts, _kv_heads(model))
         hooks.enter_context(record(model, list(dict.fromkeys([*lens.blocks, lens.last])), reader.hidden))
-        attended = [block.attention for block in parts.blocks if block.attention]
-        hooks.enter_context(record(model, attended, reader.attention, of="weights"))
+        if tells:
+            hooks.enter_context(record(model, attended, reader.attention, of="weights"))
+        else:
+            seen.notes.add("no attention gives its weights: there is nothing on heads and caches")
         forward = [block.feed_forward for block in parts.blocks if block.feed_forward]
         hooks.enter_context(record(model, forward, reader.feed_forward, of="input"))
+        if not forward:
+            seen.notes.add("no feed-forward layer ends in a linear one: there is nothing on its sparsity")
         for number, ids in texts:
             reader.group = number % GROUPS
             tokens = torch.tensor([list(ids)], device=model.device)
@@ -116,10 +122,10 @@ class _Reader:
         self.states: dict[str, Tensor] = {}  # the last text's output of every block [T, D]
 
     def hidden(self, name: str, values: Tensor) -> None:
-        self.states[name] = values[0]
+        self.states[name] = values = values.reshape(-1, values.shape[-1])
         if name not in self.chosen:
             return
-        rows = values[0, 1:].float()  # the first token's state is many times longer than any other in most models
+        rows = values[1:].float()  # the first token's state is many times longer than any other in most models
         size = rows.square().mean(-1, keepdim=True).sqrt()
         self.seen.sample(name, self.group, rows / size.clamp(min=1e-30))  # as the next normalisation sees it
         self.seen.tally.add(f"size {name}", self.group, size)
@@ -134,7 +140,7 @@ class _Reader:
         add(f"cache {block}", self.group, cache_share(weights, SHARES, self.kv_heads, last))
 
     def feed_forward(self, name: str, values: Tensor) -> None:
-        block, rows = self.block[name], values[0].float()
+        block, rows = self.block[name], values.reshape(-1, values.shape[-1]).float()
         add = self.seen.tally.add
         add(f"zeros {block}", self.group, (rows == 0).float().mean(-1))
         add(f"width {block}", self.group, fewest_holding(rows.square(), SHARES) / rows.shape[-1])
@@ -174,6 +180,16 @@ class _Lens:
         add("lens gap", reader.group, found.kl.view(shape).T)
 
 
+def _tells(model: Any, attended: Sequence[str]) -> bool:
+    """Whether the attention modules give their weights."""
+    try:
+        with record(model, attended, of="weights"):
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _kv_heads(model: Any) -> int:
     config = model.config.get_text_config()
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 1)

@@ -46,14 +46,13 @@ def open_language_model(name: str, dtype: str) -> tuple[Model, Any, Tokenizer]:
 
     Raises ``ValueError`` for a model that does not fit into the free memory, saying which dtype would.
     """
-    from hartley.engines.transformers import TransformersEngine
+    from hartley.engines.transformers import load_network
 
     check_one_of("dtype", dtype, tuple(BYTES))
     found = load(name)
     check_memory(found.directory, dtype, free_memory())
-    engine = TransformersEngine.open(found, dtype)
-    engine.model.set_attn_implementation("eager")  # the others never make the weights
-    return found, engine.model, Tokenizer(found.directory)
+    network = load_network(found, dtype, attn_implementation="eager")  # the others never make the weights
+    return found, network, Tokenizer(found.directory)
 
 
 def open_module(loader: str) -> tuple[nn.Module, Iterable[Any]]:
