@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hartley.info.checks import check_count
 from hartley.representation.diffusion_spectral import diffusion_spectral_entropy
 from hartley.representation.hash_codes import HashCodes
-from hartley.representation.recorder import record
+from hartley.representation.recorder import call, record
 from hartley.representation.reservoir import Reservoir
 from hartley.representation.spectrum import CovarianceSpectrum
 
@@ -67,11 +67,9 @@ def layer_measures(
         with torch.no_grad(), record(model, layers, take):
             for batch in batches:
                 seen = True
-                if isinstance(batch, Mapping):
-                    mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
-                    model(**batch)
-                else:
-                    model(*batch) if isinstance(batch, tuple | list) else model(batch)
+                given = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+                mask = None if given is None else given.bool()
+                call(model, batch)
     finally:
         model.train(training)
     if not seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -61,6 +61,17 @@ def record(
                 module.register_forward_hook(_hook(name, of, take or kept.__setitem__), with_kwargs=True).remove
             )
         yield kept
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """Run ``model`` on one batch: a tensor, a tuple or list of positional arguments, or a mapping of keyword ones.
+
+    >>> call(nn.Identity(), (torch.ones(2),))
+    tensor([1., 1.])
+    """
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
 def _module(found: dict[str, nn.Module], name: str) -> nn.Module:

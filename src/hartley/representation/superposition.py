@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hartley.representation.recorder import record
+from hartley.representation.recorder import call, record
 from hartley.representation.reservoir import Reservoir
 from hartley.representation.sparse_autoencoder import (
     Dictionary,
@@ -70,12 +70,7 @@ def _run(model: nn.Module, batches: Iterable[Any], layer: str, take: Callable[[T
     """Hand the layer's outputs to ``take`` as rows [B, N], float32 on the CPU."""
     with record(model, [layer], lambda _, values: take(_flat(values))), torch.no_grad():
         for batch in batches:
-            if isinstance(batch, Mapping):
-                model(**batch)
-            elif isinstance(batch, tuple | list):
-                model(*batch)
-            else:
-                model(batch)
+            call(model, batch)
 
 
 def _flat(values: Tensor) -> Tensor:

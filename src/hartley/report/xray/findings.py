@@ -8,12 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from hartley.info.estimators import Estimate
 from hartley.report.xray.seen import GROUPS, SHARES, Seen
 from hartley.representation import condition_numbers, diffusion_spectral_entropy, effective_rank, select_kappa
 from hartley.representation.anatomy import Anatomy
+from hartley.representation.diffusion_operator import bandwidth
 from hartley.representation.heads import verdicts
 from hartley.representation.sketch import weight_sketch
 from hartley.representation.tally import jackknife_error, jackknife_ratio
@@ -142,7 +144,7 @@ def _geometry(groups: Sequence[np.ndarray]) -> Json:
         without = [_covariance([*groups[:i], *groups[i + 1 :]]) for i in range(len(groups))]
         error = float(jackknife_error(np.array([float(effective_rank(one)) for one in without])))
     smallest = min(len(group) for group in groups)
-    sigma = _median_distance(rows)
+    sigma = bandwidth(torch.from_numpy(rows), "median")
     entropies = np.array(
         [diffusion_spectral_entropy(group[:smallest], sigma=sigma, max_samples=smallest) for group in groups]
     )
@@ -163,14 +165,6 @@ def _covariance(groups: Sequence[np.ndarray]) -> np.ndarray:
     rows = np.concatenate(groups).astype(np.float64)
     rows -= rows.mean(0)
     return (rows.T @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.T) / len(rows)
-
-
-def _median_distance(rows: np.ndarray) -> float:
-    """The median distance between two rows, of at most 1,000 of them evenly spread."""
-    from scipy.spatial.distance import pdist
-
-    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int)]
-    return float(np.median(pdist(chosen))) or 1.0
 
 
 def _zero(value: float) -> Json:

@@ -14,7 +14,7 @@ from hartley.info import causal_mask, linear_statistics, logits_statistics
 from hartley.representation.anatomy import Anatomy, anatomy
 from hartley.representation.concentration import fewest_holding
 from hartley.representation.heads import cache_share, first_key_mass, head_spread
-from hartley.representation.recorder import record
+from hartley.representation.recorder import call, record
 from hartley.representation.reservoir import Reservoir
 from hartley.representation.tally import Tally
 
@@ -103,10 +103,7 @@ def see_batches(model: nn.Module, layers: Sequence[str], batches: Iterable[Any])
     with record(model, layers, take):
         for number, batch in enumerate(batches):
             group = number % GROUPS
-            if isinstance(batch, dict):
-                model(**batch)
-            else:
-                model(*batch) if isinstance(batch, tuple | list) else model(batch)
+            call(model, batch)
             seen.texts += 1
             yield seen
 
