@@ -1,10 +1,12 @@
-"""Shared settings: one Hypothesis profile, two threads, and markers that skip with a reason."""
+"""Shared settings: one Hypothesis profile, few threads, and markers that skip with a reason."""
 
 import os
 import shutil
 
 # Threads that wait by spinning starve each other on a busy machine; read when torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A worker of a parallel run has a core to itself, and the processes that its tests start share that
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import hypothesis
 import pytest
@@ -17,8 +19,8 @@ hypothesis.settings.load_profile("hartley")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _threads() -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="module")
