@@ -15,6 +15,17 @@ from hartley.representation.funnel import Funnel, generalization_funnel
 from hartley.representation.generalization import PlugInBound, kl_bound, wasserstein_bound
 from hartley.representation.hash_codes import HashCodes, NeuralCodeTransformer, code_entropy, redundancy_ratio
 from hartley.representation.kappa_tuning import freeze_except, kappa_lora_config, select_kappa
+from hartley.representation.koopman import (
+    KoopmanTerms,
+    WaterFilling,
+    gaussian_lagged_mi,
+    koopman_loss,
+    latent_entropy,
+    ridge_koopman,
+    temporal_infonce,
+    water_filling,
+)
+from hartley.representation.koopman_autoencoder import KoopmanAutoencoder
 from hartley.representation.layer_measures import layer_measures, measures_of
 from hartley.representation.lipschitz import lipschitz_constant, operator_norm
 from hartley.representation.neural_codes import neural_code
@@ -60,6 +71,8 @@ __all__ = [
     "Gibbs",
     "HammingNeighborsClassifier",
     "HashCodes",
+    "KoopmanAutoencoder",
+    "KoopmanTerms",
     "MixturePretrainer",
     "NeuralCodeTransformer",
     "PhaseChart",
@@ -70,6 +83,7 @@ __all__ = [
     "Superposition",
     "TiedSAE",
     "UntiedSAE",
+    "WaterFilling",
     "WeightCondition",
     "classic_shannon_entropy",
     "clustering_purity",
@@ -87,11 +101,14 @@ __all__ = [
     "freeze_except",
     "gaussian_classification_bound",
     "gaussian_kl",
+    "gaussian_lagged_mi",
     "gaussian_output_entropy",
     "generalization_funnel",
     "gibbs_generalization",
     "kappa_lora_config",
     "kl_bound",
+    "koopman_loss",
+    "latent_entropy",
     "layer_measures",
     "linear_excess_risk",
     "lipschitz_constant",
@@ -107,12 +124,15 @@ __all__ = [
     "phase_chart",
     "record",
     "redundancy_ratio",
+    "ridge_koopman",
     "sdpi_dropconnect",
     "sdpi_dropout",
     "sdpi_gaussian",
     "select_kappa",
     "superposition_ratio",
+    "temporal_infonce",
     "von_neumann_entropy",
     "wasserstein_bound",
     "wasserstein_distance",
+    "water_filling",
 ]

@@ -153,8 +153,10 @@ def _knn(p: np.ndarray, q: np.ndarray) -> float:
     for name, rows, least in (("p", p, NEIGHBORS + 1), ("q", q, NEIGHBORS)):
         if len(rows) < least:
             raise ValueError(f"{name} must have at least {least} rows for estimator='knn'; got {len(rows)}")
-    own = NearestNeighbors(n_neighbors=NEIGHBORS).fit(p).kneighbors()[0][:, -1]  # a row is not its own neighbour
-    other = NearestNeighbors(n_neighbors=NEIGHBORS).fit(q).kneighbors(p)[0][:, -1]
+    own = np.asarray(NearestNeighbors(n_neighbors=NEIGHBORS).fit(p).kneighbors()[0])[
+        :, -1
+    ]  # a row is not its own neighbour
+    other = np.asarray(NearestNeighbors(n_neighbors=NEIGHBORS).fit(q).kneighbors(p)[0])[:, -1]
     if not (own.all() and other.all()):
         raise ValueError(f"p and q must not have {NEIGHBORS} equal rows or more for estimator='knn'")
     return float(p.shape[1] * np.log(other / own).mean() + math.log(len(q) / (len(p) - 1)))
@@ -172,7 +174,8 @@ def _classifier(p: np.ndarray, q: np.ndarray, random_state: int | None) -> float
     which = np.repeat([1, 0], [len(p), len(q)])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=random_state)
-    odds = cross_val_predict(model, np.concatenate([p, q]), which, cv=folds, method="decision_function")
+    both = np.concatenate([p, q])
+    odds = np.asarray(cross_val_predict(model, both, which, cv=folds, method="decision_function"))
     return float(odds[: len(p)].mean() - math.log(len(p) / len(q)))
 
 
