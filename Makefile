@@ -54,6 +54,7 @@ bench: $(LLAMA)  ## measure beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.batch --part scaling --part memory --prompts 256 --keep
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.losses
+	$(BIN)/python -m benchmarks.representation
 	$(BIN)/python -m benchmarks.page
 
 papers: $(MODEL)  ## reproduce every paper at small scale and write its page

@@ -19,13 +19,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
-from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from benchmarks.common import RESULTS, in_turn, write
 from hartley import models
 from hartley.info.hamming import hamming_neighbors
+from hartley.papers.intervals import rank_correlation
 from hartley.representation import condition_numbers
 
 CODES, BITS = 60_000, 4096
@@ -62,7 +62,7 @@ def condition(quick: bool, rounds: int) -> tuple[list[dict[str, Any]], dict[str,
     }
     facts = {
         "matrices": len(matrices),
-        "Spearman with torch": float(stats.spearmanr(ours, theirs).statistic),
+        "Spearman with torch": rank_correlation(ours, theirs),
         "largest relative error, ours (of float64's SVD)": float(np.abs(ours[small] / right - 1).max()),
         "largest relative error, torch": float(np.abs(theirs[small] / right - 1).max()),
         "largest kappa": float(ours.max()),

@@ -12,10 +12,17 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hartley.representation import DiffusionSpectralEntropy, diffusion_spectral, diffusion_spectral_entropy, lanczos
 from hartley.representation.diffusion_operator import DiffusionOperator, bandwidth
-from hartley.representation.diffusion_spectral import DIRECT, exact_spectrum
+from hartley.representation.diffusion_spectral import exact_spectrum
 from hartley.representation.low_rank import approximate, entropy_gap, spectral_entropy
 
 seeds = st.integers(0, 2**32 - 1)
+DIRECT = 300
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """What is for many rows is done for few."""
+    monkeypatch.setattr(diffusion_spectral, "DIRECT", DIRECT)
 
 
 def cloud(seed: int, count: int = 40, width: int = 3) -> np.ndarray:
@@ -78,7 +85,7 @@ def test_two_points():
 
 @pytest.mark.parametrize("method", ["exact", "lanczos"])
 @pytest.mark.parametrize("count", [1, 8, DIRECT + 88])
-def test_alike_points_have_none_and_isolated_points_all(method, count):
+def test_alike_points_have_none_and_isolated_points_all(method, count, small):
     alike = np.full((count, 3), 0.1)
     assert diffusion_spectral_entropy(alike, method=method) == pytest.approx(0.0, abs=1e-6)
     apart = 1e3 * np.arange(count)[:, None]
@@ -145,7 +152,7 @@ WAYS = {  # rows, sigma, t, and which way is then taken
 
 
 @pytest.mark.parametrize(("spread", "sigma", "t", "way"), WAYS.values(), ids=WAYS)
-def test_every_way_of_the_exact_method_is_within_its_promise(spread, sigma, t, way, monkeypatch):
+def test_every_way_of_the_exact_method_is_within_its_promise(spread, sigma, t, way, small, monkeypatch):
     Z = spread * cloud(3, DIRECT + 100, 4)
     asked = []
     dense = DiffusionOperator.dense
@@ -159,7 +166,7 @@ def test_every_way_of_the_exact_method_is_within_its_promise(spread, sigma, t, w
     assert spectrum.shape == (len(Z),)
 
 
-def test_float32_that_loses_too_much_is_done_again_in_float64(monkeypatch):
+def test_float32_that_loses_too_much_is_done_again_in_float64(small, monkeypatch):
     Z = cloud(3, DIRECT + 100, 4)
     asked = []
     dense = DiffusionOperator.dense
@@ -186,9 +193,8 @@ def test_a_low_rank_part_lies_below_and_tells_how_far(seed, sigma):
 
 
 @pytest.mark.parametrize(("sigma", "t"), [(0.5, 1), (1.5, 1), (1.5, 2), (0.3, 0.5), (6.0, 1)])
-def test_lanczos_is_within_what_it_states(sigma, t, monkeypatch):
+def test_lanczos_is_within_what_it_states(sigma, t, small, monkeypatch):
     """Four standard errors of 24 probes: false alarm 6e-4 a draw; the truncation is added, and no K is ever stored."""
-    monkeypatch.setattr(diffusion_spectral, "DIRECT", 100)
     Z = cloud(5, 400, 6)
     wanted = reference(Z, sigma, t)
     monkeypatch.setattr(DiffusionOperator, "dense", None)
@@ -201,12 +207,11 @@ def test_lanczos_is_within_what_it_states(sigma, t, monkeypatch):
         assert again.entropy_ == found.entropy_
 
 
-def test_the_standard_error_of_lanczos_is_that_of_its_draws(monkeypatch):
+def test_the_standard_error_of_lanczos_is_that_of_its_draws(small, monkeypatch):
     """24 runs: the spread of the values over the mean stated error is within 0.6 .. 1.6 (false alarm below 1e-3)."""
     monkeypatch.setattr(lanczos, "RANK", 32)  # leaves something to the probes
     monkeypatch.setattr(lanczos, "STEPS", 12)
-    monkeypatch.setattr(diffusion_spectral, "DIRECT", 100)
-    Z = cloud(5, 300, 6)
+    Z = cloud(5, 301, 6)
     runs = [DiffusionSpectralEntropy(sigma=1.5, method="lanczos", random_state=seed).fit(Z) for seed in range(24)]
     spread = np.std([run.entropy_ for run in runs], ddof=1)
     assert 0.6 < spread / np.mean([run.standard_error_ for run in runs]) < 1.6

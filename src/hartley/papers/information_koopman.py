@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # weights of mutual information, consis
 }
 HORIZONS = (5, 20, 50)
 COMPONENTS = 12
+RATE = 1e-2
 FIRST_SEED = 500
 
 
@@ -69,11 +70,12 @@ def reproduce(scale: Scale) -> Evidence:
 
     Pendulum: theta'' = -sin theta, steps of 0.1, seen through a fixed random map of (sin, cos, velocity) to 32 tanh
     values, noise 0.05 while training. Lorenz 63 with the usual constants, steps of 0.01, its three coordinates.
-    KoopmanAutoencoder with 12 latents, windows of 16, Adam 2e-3; within a seed all settings share data, first weights
-    and batches, so differences are paired. Weights: mutual information 0.02, consistency 1, entropy 0.02, all terms
-    means over steps; the paper tunes them for each task, here they are the same for both systems and were fixed
-    beforehand. NRMSE is the root of the mean square error over trajectories and features, in standard deviations of
-    each feature. Judged rows hold if Student's 95% interval over the seeds does.
+    KoopmanAutoencoder with 12 latents, windows of 16, Adam 1e-2 (a first run at 2e-3, with the same weights, had not
+    converged in these steps; the rate was then chosen on another seed, with consistency alone). Within a seed all
+    settings share data, first weights and batches, so differences are paired. Weights: mutual information 0.02,
+    consistency 1, entropy 0.02, all terms means over steps; the paper tunes them for each task, here they are the same
+    for both systems and were fixed beforehand. NRMSE is the root of the mean square error over trajectories and
+    features, in standard deviations of each feature. Judged rows hold if Student's 95% interval over the seeds does.
     """
     sizes = SIZES[scale]
     seeds = [FIRST_SEED + i for i in range(sizes.seeds)]
@@ -90,6 +92,7 @@ def reproduce(scale: Scale) -> Evidence:
             "steps of training": sizes.max_iter,
             "latents": COMPONENTS,
             "window": 16,
+            "learning rate": RATE,
             "weights": SETTINGS[ALL],
         },
     )
@@ -142,7 +145,7 @@ def measure(seeds: Sequence[int], sizes: Sizes) -> Found:
             train, test = (simulated(count, 60, random) for count in (sizes.trajectories, 100))
             for setting, weights in SETTINGS.items():
                 model = KoopmanAutoencoder(
-                    COMPONENTS, **weights, noise=noise, max_iter=sizes.max_iter, random_state=seed
+                    COMPONENTS, **weights, noise=noise, learning_rate=RATE, max_iter=sizes.max_iter, random_state=seed
                 ).fit(train)
                 found[name][setting].append(
                     Run(

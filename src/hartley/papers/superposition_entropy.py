@@ -340,6 +340,6 @@ def _toy(axis: Axes, toy: Toy) -> None:
     for name, values, color, marker in series:
         errors = [interval(row).error for row in values]
         axis.errorbar(truth, values.mean(1), errors, marker=marker, color=color, label=name)
-    axis.plot([5, 25], [5, 25], color=BLACK, linestyle=":", label="equal")
+    axis.plot([5, 25], [5, 25], color=BLACK, linestyle=":", marker="", label="equal")
     axis.set(xlabel="represented features (squared norm)", ylabel="effective features (count, ± one standard error)")
     axis.legend()

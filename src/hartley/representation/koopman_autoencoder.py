@@ -83,7 +83,7 @@ class KoopmanAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     >>> times = np.arange(60)[:, None] * 0.3
     >>> circle = np.hstack([np.sin(times), np.cos(times)])
-    >>> model = KoopmanAutoencoder(2, operator="ridge", learning_rate=5e-3, max_iter=80, random_state=0)
+    >>> model = KoopmanAutoencoder(2, operator="ridge", max_iter=80, random_state=0)
     >>> model = model.fit(circle)
     >>> bool(abs(model.predict(circle[:1], n_steps=5) - circle[5]).max() < 0.1)
     True
@@ -108,7 +108,7 @@ class KoopmanAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         window: int = 16,
         batch_size: int = 16,
         max_iter: int = 1500,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 5e-3,
         noise: float = 0.0,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,

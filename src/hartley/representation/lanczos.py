@@ -19,7 +19,7 @@ from hartley.representation.low_rank import LowRank, approximate, spectral_entro
 RANK = 1024  # columns of the part that is taken exactly
 PROBES = 24
 STEPS = 48
-TRUNCATION = 7e-3  # nats that the quadrature may be off by; then the recurrence stops
+TRUNCATION = 1e-2  # nats that the quadrature may be off by; then the recurrence stops
 
 
 class Estimate(NamedTuple):
