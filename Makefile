@@ -55,6 +55,8 @@ bench: $(LLAMA)  ## measure beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.representation
+	$(BIN)/python -m benchmarks.spectral
+	$(BIN)/python -m benchmarks.xray
 	$(BIN)/python -m benchmarks.page
 
 papers: $(MODEL)  ## reproduce every paper at small scale and write its page

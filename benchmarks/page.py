@@ -237,6 +237,79 @@ def losses() -> list[str]:
     ]
 
 
+def spectral() -> list[str]:
+    """Diffusion spectral entropy: its time, error and memory."""
+    found = read("spectral")
+    large, errors = found["large"], found["errors"]
+    worst = max(errors, key=lambda row: abs(row["error"]))
+    return [
+        "## Diffusion spectral entropy\n",
+        f"N = {found['rows'][0]['N']:,} rows of three kinds. The peer is `numpy.linalg.eigvalsh` in float64 on the "
+        "ready matrix; "
+        "ours starts from the rows. Median of rounds in turn.\n",
+        "| rows | sigma | t | bits | error, bits | ours, s | peer, s | times faster "
+        "|\n|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {row['cloud']} | {row['sigma']} | {row['t']} | {row['bits']:.4f} | {row['error']:.1e} | "
+            f"{row['s']:.3f} | "
+            f"{row['peer s']:.3f} | {row['peer s'] / row['s']:.1f} |"
+            for row in found["rows"]
+        ),
+        "\nBy stochastic Lanczos quadrature, in a process of its own:\n",
+        "| rows | sigma | N | bits | standard error | truncation at most | s | peak, MB "
+        "|\n|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {row['cloud']} | {row['sigma']} | {row['N']:,} | {row['bits']:.4f} | {row['standard error']:.4f} | "
+            f"{row['truncation']:.4f} | {row['s']:.1f} | {row['peak MB']:.0f} |"
+            for row in large
+        ),
+        f"\nAgainst the exact way on {len(errors)} subsets of {errors[0]['N']:,} rows it was off by at most "
+        f"{abs(worst['error']):.4f} bits ({worst['cloud']}, sigma {worst['sigma']}).\n",
+        "![Time against the number of rows](img/spectral-cost.png)\n",
+    ]
+
+
+def representation() -> list[str]:
+    """Condition numbers and nearest codes beside their peers."""
+    found = read("representation")
+    condition, hamming = found["condition"], found["hamming"]
+    ours = "largest relative error, ours (of float64's SVD)"
+    said = condition["singular matrices"].items()
+    singular = "; ".join(f"{name}: {one['ours']} (torch: {one['torch']})" for name, one in said)
+    return [
+        "## Condition numbers, and nearest codes\n",
+        f"All {condition['matrices']} two-dimensional weights of the default model, and 1-nearest-neighbour search "
+        "among "
+        f"60,000 codes of 4,096 bits ({hamming['MB of codes']:.0f} MB, packed in "
+        f"{hamming['seconds to pack them']:.1f} s). "
+        "scikit-learn and NumPy were timed on a slice of the pairs.\n",
+        "| what | way | s | queries x codes | ns a pair | times the peer's speed |\n|---|---|---|---|---|---|",
+        *(
+            f"| {row['what']} | {row['way']} | {row['s']:.3f} | {row.get('queries x codes', '')} | "
+            f"{format(row['ns a pair'], '.1f') if 'ns a pair' in row else ''} | {row['times']:.2f} |"
+            for row in found["rows"]
+        ),
+        f"\nThe rankings agree (Spearman {condition['Spearman with torch']:.6f}). Against float64's SVD ours are off by "
+        f"at most {condition[ours]:.1e} of themselves, torch's float32 by "
+        f"{condition['largest relative error, torch']:.1e}; the largest is {condition['largest kappa']:.3g}. Singular "
+        f"matrices: {singular}.\n",
+    ]
+
+
+def xray() -> list[str]:
+    """The whole command on the default model."""
+    found = read("xray")
+    seconds = " and ".join(f"{row['seconds']:.0f}" for row in found["rows"])
+    memory = max(row["most_memory_mb"] for row in found["rows"])
+    same = "the same JSON, byte for byte" if found["same_json"] else "different JSON"
+    return [
+        "## hartley xray\n",
+        f"The default model on the bundled text, two runs of the whole command: {seconds} s, at most {memory:,.0f} "
+        f"MB, {same}; "
+        f"the page has {found['html_bytes'] / 1e6:.1f} MB.\n",
+    ]
+
+
 def exactness() -> list[str]:
     """Largest errors against mpmath."""
     return [
@@ -251,6 +324,12 @@ def exactness() -> list[str]:
     ]
 
 
+PARTS = (
+    decoding, streams, serve, llama, vllm, fidelity, samplers, batch, report, linear, losses, spectral, representation,
+    xray, exactness,
+)  # fmt: skip
+
+
 def main() -> None:
     """Write the page."""
     machine = read("samplers")["machine"]
@@ -261,7 +340,7 @@ def main() -> None:
         f"Machine: {machine['cpu']}, {machine['cores']} shared cores, {machine['threads']} threads, {machine['date']}: "
         f"quote the ratios rather than the milliseconds. {versions}.\n",
     ]
-    for part in (decoding, streams, serve, llama, vllm, fidelity, samplers, batch, report, linear, losses, exactness):
+    for part in PARTS:
         try:
             head += part()
         except FileNotFoundError as error:  # some take an extra, or an environment of their own

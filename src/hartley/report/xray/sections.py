@@ -191,9 +191,9 @@ def _weights(weights: Sequence[Json]) -> Section:
         "directions alike and holds the most entropy for its size."
     )
     advice = (
-        f"By KappaTune's rule the {len(safe)} matrices of lowest condition, marked, are tuned first: they are said to "
-        "forget least, and they also learn least, so compare at equal loss on the new task. "
-        "hartley.representation.select_kappa gives their names to PEFT."
+        f"By KappaTune's rule the {len(safe)} matrices of lowest condition, marked, are tuned first, so that least is "
+        "forgotten. On small networks here they forgot no less than others, so compare at equal loss on the new task. "
+        "hartley.representation.kappa_lora_config hands them to PEFT."
     )
     return Section("weights", "Which tensors to tune", finding, means, advice)
 
