@@ -289,8 +289,8 @@ def representation() -> list[str]:
             f"{format(row['ns a pair'], '.1f') if 'ns a pair' in row else ''} | {row['times']:.2f} |"
             for row in found["rows"]
         ),
-        f"\nThe rankings agree (Spearman {condition['Spearman with torch']:.6f}). Against float64's SVD ours are off by "
-        f"at most {condition[ours]:.1e} of themselves, torch's float32 by "
+        f"\nThe rankings agree (Spearman {condition['Spearman with torch']:.6f}). Against float64's SVD ours are off "
+        f"by at most {condition[ours]:.1e} of themselves, torch's float32 by "
         f"{condition['largest relative error, torch']:.1e}; the largest is {condition['largest kappa']:.3g}. Singular "
         f"matrices: {singular}.\n",
     ]
