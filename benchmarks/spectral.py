@@ -116,7 +116,7 @@ def growth(sizes: list[int], most: dict[str, int]) -> list[dict[str, Any]]:
             if count > limit:
                 continue
             start = time.perf_counter()
-            if way == "dense float64":
+            if way not in ("exact", "lanczos"):
                 operator = DiffusionOperator(part, HARD, "symmetric", 0.5, torch.float64)
                 np.linalg.eigvalsh(operator.dense(torch.float64).numpy())
             else:

@@ -231,7 +231,7 @@ def judge(found: Found) -> list[Row]:
     by_seed = list(zip(*(zip(found.funnels[n], found.gaps[n], strict=True) for n in found.funnels), strict=True))
     follows = [rank_correlation([min(f.bounds) for f, _ in seed], [float(g) for _, g in seed]) for seed in by_seed]
     covers = [min(math.log(min(f.bounds) / max(float(g), 1e-6)) for f, g in seed) for seed in by_seed]
-    deeper = [np.mean([math.log(f.bounds[0] / f.bounds[-2]) for f, _ in seed]) for seed in by_seed]
+    deeper = [float(np.mean([math.log(f.bounds[0] / f.bounds[-2]) for f, _ in seed])) for seed in by_seed]
     sizes = list(found.funnels)
     widths = list(found.dropout)
     shrink = [
@@ -239,7 +239,7 @@ def judge(found: Found) -> list[Row]:
         for s in range(len(by_seed))
     ]
     beyond = [
-        np.mean([math.log(min(found.funnels[n][s].bounds) / found.fresh[n][s]) for n in sizes])
+        float(np.mean([math.log(min(found.funnels[n][s].bounds) / found.fresh[n][s]) for n in sizes]))
         for s in range(len(by_seed))
     ]
     relative = [
