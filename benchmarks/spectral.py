@@ -1,9 +1,9 @@
 """Diffusion spectral entropy beside dense eigenvalues in float64: its time, its error, its memory, its growth with N.
 
-`python -m benchmarks.spectral [--quick]`. The peer of the exact way is `numpy.linalg.eigvalsh` of the same matrix, in
-turn in one process, the matrix ready for the one and its rows for the other. N = 20,000 runs by "lanczos" in a process
-of its own, whose peak is all that it held, libraries included. Errors are against "exact", which the first table
-compares with float64. Draws docs/img/spectral-cost.png.
+`python -m benchmarks.spectral [--quick] [--rounds 5] [--subsets 3]`. The peer of the exact way is
+`numpy.linalg.eigvalsh` of the same matrix, in turn in one process, the matrix ready for the one and its rows for the
+other. N = 20,000 runs by "lanczos" in a process of its own, whose peak is all that it held, libraries included. Errors
+are against "exact", which the first table compares with float64. Draws docs/img/spectral-cost.png.
 """
 
 import argparse
@@ -151,6 +151,10 @@ def main() -> None:
     """Measure, print, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, nothing written: shows that it runs")
+    parser.add_argument("--rounds", type=int, default=5, help="of the exact way and its peer in turn")
+    parser.add_argument(
+        "--subsets", type=int, default=3, help="of 5,000 rows, on which Lanczos is held to the exact way"
+    )
     parser.add_argument("--large", nargs=3, metavar=("N", "CLOUD", "SIGMA"), help="run one by lanczos, print its JSON")
     asked = parser.parse_args()
     if asked.large:
@@ -158,9 +162,9 @@ def main() -> None:
         print(json.dumps(large(int(count), cloud, sigma if sigma == "median" else float(sigma))))
         return
     quick = asked.quick
-    first = exact(1200 if quick else 2000, 2 if quick else 5)
+    first = exact(1200 if quick else 2000, 2 if quick else asked.rounds)
     show("Exact, and numpy.linalg.eigvalsh in float64", first)
-    second = error(1200 if quick else 5000, 1 if quick else 3)
+    second = error(1200 if quick else 5000, 1 if quick else asked.subsets)
     show("Lanczos less exact", second)
     third: list[dict[str, Any]] = []
     for cloud, sigma in (("hidden units", "median"), ("hidden units", str(HARD)), ("Gaussian", "median")):
