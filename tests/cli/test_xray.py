@@ -306,6 +306,14 @@ def test_bad_data_is_named(tiny, tmp_path, hartley):
     assert "--loader must be FILE.py:FUNCTION" in done.err
 
 
+def test_a_long_text_file_is_cut_between_letters(tiny, tmp_path):
+    from hartley.models import Tokenizer, load
+
+    (tmp_path / "long.txt").write_text("a" + "é" * 200_000, encoding="utf-8")
+    texts = read_texts(Tokenizer(load(tiny).directory), tmp_path / "long.txt", 512)
+    assert [len(ids) for ids in texts.ids] == [256] * 40
+
+
 def test_a_model_larger_than_memory_says_what_would_fit(tiny, tmp_path):
     from pathlib import Path
 

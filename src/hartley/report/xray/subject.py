@@ -22,6 +22,7 @@ from hartley.models.texts import speeches
 from hartley.representation.anatomy import Anatomy, anatomy
 
 LENGTH, TEXTS = 256, 40  # tokens of a text, and how many texts at most
+LETTERS = 16  # of a text file for each token that may be read: far more than a token has
 SHORTEST = 16  # tokens of a text that is read at all
 LARGEST = 64 * 2**20  # bytes of a text file that is read
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -99,7 +100,7 @@ def read_texts(tokenizer: Tokenizer, data: Path | None, longest: int) -> Texts:
         if size > LARGEST:
             raise ValueError(f"--data {data} has {size:,} bytes; a text file may have {LARGEST:,}, or use Parquet")
         try:
-            whole = tokenizer.encode(data.read_bytes()[: 64 * LENGTH * TEXTS].decode("utf-8", "strict"))
+            whole = tokenizer.encode(data.read_bytes().decode("utf-8")[: LETTERS * LENGTH * TEXTS])
         except UnicodeDecodeError as error:
             raise ValueError(f"--data {data} is not UTF-8 text: {error}") from error
         ids = _cut((whole[begin : begin + length] for begin in range(0, len(whole), length)), length)
