@@ -400,3 +400,22 @@ def test_a_vocabulary_split_over_processes_gives_the_same_numbers_and_slopes(tmp
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("same") == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rare", [-1.0, -300.0, -2000.0])
+def test_a_token_that_is_excluded_costs_everything_however_rare_the_teacher_has_it(dtype, rare):
+    student = torch.tensor([[0.0, -torch.inf, 1.0]], dtype=dtype)
+    teacher = torch.tensor([[0.0, rare, 0.5]], dtype=dtype)
+    assert logits_statistics(student, teacher=teacher).kl.tolist() == [torch.inf]
+    hidden, weight = torch.zeros(1, 2, dtype=dtype), torch.zeros(3, 2, dtype=dtype)
+    found = linear_statistics(hidden, weight, bias=student[0], teacher=teacher, chunk_size=1)
+    assert found.kl.tolist() == [torch.inf]
+
+
+def test_no_rows_have_no_divergence():
+    none = torch.zeros(0, 5, requires_grad=True)
+    found = logits_statistics(none, teacher=torch.zeros(0, 5))
+    found.kl.sum().backward()
+    assert found.kl.shape == found.entropy.shape == (0,)
+    assert none.grad.shape == (0, 5)

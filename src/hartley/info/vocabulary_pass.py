@@ -132,14 +132,18 @@ class _TeacherSums:
         self.parts[-1][:, rows] = part = kernels.sums(own)
         depth = own - part[0].to(tile.dtype).nan_to_num(neginf=0.0)[:, None]
         gap = (own - tile).masked_fill(own.isneginf(), 0.0)
-        self.gaps[-1][rows] = (depth.exp_() * gap).sum(-1, dtype=torch.float64)
+        held = torch.where(gap.isposinf(), gap, depth.exp_() * gap)  # what we exclude counts, however rare it is there
+        self.gaps[-1][rows] = held.sum(-1, dtype=torch.float64)
 
     def found(self) -> tuple[Sums, Tensor]:
         """The sums of its rows, and that mean."""
-        parts = torch.stack(self.parts)
+        if not self.count:
+            none = torch.empty(4, 0, dtype=torch.float64, device=self.source.device)
+            self.parts, self.gaps = [none], [none[0]]
+        parts, gaps = torch.stack(self.parts), torch.stack(self.gaps)
         sums = merged(parts)
         weight = (parts[:, 0] - sums.top).exp()
-        gap = (torch.stack(self.gaps) * weight).masked_fill(weight == 0, 0.0).sum(0)
+        gap = torch.where(gaps.isposinf(), gaps, (gaps * weight).masked_fill(weight == 0, 0.0)).sum(0)
         return sums, gap / (1 + sums.rest)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hartley.info.checks import check_one_of, check_positive
 from hartley.info.divergences import kl_divergence
+from hartley.info.linear import logits_statistics
 from hartley.training.losses.rows import IGNORE, Reduction, pair_rows
 
 
@@ -60,7 +61,8 @@ def forward_kl_loss(
     """
     check_positive("temperature", temperature)
     rows = pair_rows(student_logits, teacher_logits, labels, mask=mask, ignore_index=ignore_index)
-    losses = kl_divergence(logits=rows.teacher / temperature, q_logits=rows.student / temperature)
+    losses = logits_statistics(rows.student, teacher=rows.teacher, temperature=temperature).kl
+    assert losses is not None
     return rows.reduce(losses, reduction)
 
 
