@@ -11,18 +11,29 @@ LARGEST_HEADER = 100_000_000  # the bound the safetensors format sets itself
 def check_safetensors(path: Path) -> None:
     """Raise ``ValueError`` naming ``path`` unless it is a safetensors file of the size its own header states."""
     size = path.stat().st_size
+    length, entries = read_header(path)
+    expected = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if size != expected:
+        raise ValueError(f"{path} is damaged: its header describes {expected} bytes, the file has {size}")
+
+
+def read_header(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The length of a safetensors file's header, bytes, and its entries by tensor.
+
+    Each has ``dtype``, ``shape`` and ``data_offsets``. Raises ``ValueError`` naming ``path`` if it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(LARGEST_HEADER, size - 8):
+            if length > min(LARGEST_HEADER, path.stat().st_size - 8):
                 raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        for entry in entries.values():
+            _ = int(entry["data_offsets"][1]), list(entry["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise ValueError(f"{path} is damaged: its header describes {expected} bytes, the file has {size}")
+    return length, entries
 
 
 def check_weights(directory: Path) -> None:

@@ -6,18 +6,18 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import math
 import re
-import struct
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from hartley.info.checks import check_one_of
 from hartley.models import Model, Tokenizer, load
+from hartley.models.checks import read_header
 from hartley.models.texts import speeches
 from hartley.representation.anatomy import Anatomy, anatomy
 
@@ -164,7 +164,8 @@ def check_memory(directory: Path, dtype: str, free: int | None) -> None:
     """Raise ``ValueError`` for weights in ``directory`` that ``free`` bytes do not hold as ``dtype``."""
     if free is None:
         return
-    count = sum(_parameters(path) for path in directory.glob("*.safetensors"))
+    headers = [read_header(path)[1] for path in directory.glob("*.safetensors")]
+    count = sum(math.prod(entry["shape"]) for entries in headers for entry in entries.values())
     if count * BYTES[dtype] <= OF_MEMORY * free:
         return
     fitting = [name for name, size in BYTES.items() if count * size <= OF_MEMORY * free]
@@ -187,15 +188,6 @@ def free_memory() -> int | None:
 def parameters(model: nn.Module) -> int:
     """How many numbers a model has, tied ones counted once."""
     return sum(one.numel() for one in model.parameters())
-
-
-def _parameters(path: Path) -> int:
-    """How many numbers a safetensors file holds, by its header."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    return sum(int(torch.Size(shape).numel()) for shape in shapes)
 
 
 def _cut(texts: Iterable[Sequence[int]], length: int) -> list[list[int]]:
