@@ -38,5 +38,7 @@ def test_one_group_knows_no_error():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"group must be in 0\.\.3; got 4"):
         Tally(4).add("x", 4, [1.0])
+    with pytest.raises(ValueError, match="name must be one that was counted, 'x'; got 'y'"):
+        Tally(1).add("x", 0, [1.0]).mean("y")
     with pytest.raises(ValueError, match="other must have 4 groups, as this one; got 3"):
         Tally(4).merge(Tally(3))

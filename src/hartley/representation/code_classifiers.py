@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hartley.info.checks import check_count
 from hartley.info.hamming import hamming_neighbors
-from hartley.representation.hash_codes import as_array
+from hartley.representation.rows import as_array
 
 
 class HammingNeighborsClassifier(ClassifierMixin, BaseEstimator):

@@ -16,7 +16,7 @@ from hartley.representation.generalization import CROSS_ENTROPY, wasserstein_bou
 from hartley.representation.lipschitz import CONVOLUTIONS, lipschitz_constant
 from hartley.representation.recorder import record
 from hartley.representation.reservoir import Reservoir
-from hartley.representation.sample_distances import Method, rows_of
+from hartley.representation.sample_distances import Method, flat_rows
 
 INPUT = "input"
 BATCH = 256  # examples of a pair (X, y) that go through the network together
@@ -185,12 +185,12 @@ def _values(model: nn.Module, layers: Sequence[str], examples: Tensor) -> dict[s
     with record(
         model,
         [layer for layer in layers if layer != INPUT],
-        lambda name, values: found[name].append(rows_of(name, values)),
+        lambda name, values: found[name].append(flat_rows(name, values)),
     ):
         for batch in examples.split(BATCH):
             model(batch.to(_device(model)))
             if INPUT in found:
-                found[INPUT].append(rows_of(INPUT, batch))
+                found[INPUT].append(flat_rows(INPUT, batch))
     return {layer: np.concatenate(rows) for layer, rows in found.items()}
 
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from hartley.info.estimators import Estimate, plugin
+from hartley.representation.rows import as_array
 
 DIGEST = 16  # bytes: two of a billion different codes meet with a chance of 2e-21
 
@@ -213,14 +214,6 @@ class NeuralCodeTransformer(TransformerMixin, BaseEstimator):
         self.n_samples_ += len(bits)
         self.ones_ = self.ones_ + bits.sum(0)
         return self
-
-
-def as_array(X: ArrayLike | Tensor) -> Any:
-    """The same numbers where scikit-learn's checks can read them; half precision as float32."""
-    if not isinstance(X, Tensor):
-        return X
-    X = X.detach().cpu()
-    return (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
 
 
 def _bits(estimator: Any, X: ArrayLike | Tensor, reset: bool) -> NDArray[np.bool_]:

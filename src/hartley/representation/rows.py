@@ -1,16 +1,20 @@
-"""Rows of representations as estimators and functions take them: NumPy arrays or torch tensors, finite."""
+"""Rows as estimators and functions take them, NumPy arrays or torch tensors, finite; results back in the same kind."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from hartley.info.checks import row_name
 from hartley.info.distribution import tensor_of, working_dtype
+
+Floats = NDArray[np.floating[Any]]
 
 
 def rows_of(name: str, values: ArrayLike | Tensor) -> Tensor:
@@ -46,3 +50,24 @@ def fitted_rows(estimator: BaseEstimator, values: Any, *, reset: bool) -> Tensor
     elif rows.shape[1] != wanted:
         raise ValueError(f"X must have {wanted} features, as the rows before; got {rows.shape[1]}")
     return rows
+
+
+def read_rows(estimator: BaseEstimator, X: Any, *, dtype: Any = np.float64, reset: bool = False) -> NDArray[Any]:
+    """Return ``X`` [N, D], array or tensor (from any device), as an array of ``dtype`` that scikit-learn has checked.
+
+    ``reset`` sets ``n_features_in_``; otherwise another width is refused. Raises ``ValueError`` for NaN and infinity.
+    """
+    return validate_data(estimator, as_array(X), reset=reset, dtype=dtype)  # pyright: ignore[reportReturnType]
+
+
+def as_array(X: Any) -> Any:
+    """Return a tensor (from any device, half precision as float32) as an array, and anything else as it is."""
+    if not isinstance(X, Tensor):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if X.dtype in (torch.float16, torch.bfloat16) else X).numpy()
+
+
+def like(result: NDArray[Any], X: Any) -> Any:
+    """Return ``result`` as a tensor where ``X`` is one."""
+    return torch.from_numpy(result) if isinstance(X, Tensor) else result

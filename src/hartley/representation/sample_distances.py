@@ -13,6 +13,8 @@ from scipy.stats import wasserstein_distance_nd
 from torch import Tensor
 
 from hartley.info.checks import check_count, check_one_of
+from hartley.info.distribution import tensor_of
+from hartley.representation.rows import rows_of
 
 Method = Literal["sliced", "exact"]
 Estimator = Literal["gaussian", "knn", "classifier"]
@@ -194,21 +196,14 @@ def _cholesky(name: str, cov: np.ndarray) -> np.ndarray:
 
 def pair(name: str, x: Rows, other: str, y: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Two samples as float64 rows of one width, checked."""
-    a, b = rows_of(name, x), rows_of(other, y)
+    a, b = flat_rows(name, x), flat_rows(other, y)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{name} and {other} must have the same features; got {a.shape[1]} and {b.shape[1]}")
     return a, b
 
 
-def rows_of(name: str, x: Rows) -> np.ndarray:
+def flat_rows(name: str, x: Rows) -> np.ndarray:
     """Rows ``[N, D]`` in float64; what lies beyond the first axis is flattened, a lone axis is one feature."""
-    if isinstance(x, Tensor):
-        x = x.detach().cpu().double().numpy()
-    rows = np.asarray(x, dtype=np.float64)
-    if rows.ndim == 0 or rows.size == 0:
-        raise ValueError(f"{name} must be rows [N, D] with at least one of each; got shape {rows.shape}")
-    rows = rows.reshape(len(rows), -1)
-    bad = ~np.isfinite(rows).all(1)
-    if bad.any():
-        raise ValueError(f"{name} must be finite; got NaN or infinity in row {int(bad.argmax())}")
-    return rows
+    values = tensor_of(name, x)[0]
+    values = values[:, None] if values.ndim == 1 else values.flatten(1) if values.ndim > 2 else values
+    return rows_of(name, values).double().cpu().numpy()

@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from hartley.info.checks import check_count, check_non_negative, check_positive
-from hartley.representation.arrays import read_rows
 from hartley.representation.effective_features import EffectiveFeatures
+from hartley.representation.rows import read_rows
 
 L1 = 0.1  # the paper's
 ROWS = 4096  # rows that are encoded at once: [ROWS, K] of codes is all that is ever held

@@ -47,6 +47,10 @@ class Tally:
 
     def mean(self, name: str) -> Estimate[np.ndarray]:
         """The mean over all groups and its standard error, each of the shape of one number."""
+        if name not in self._sums:
+            raise ValueError(
+                f"name must be one that was counted, {', '.join(map(repr, self)) or 'none yet'}; got {name!r}"
+            )
         parts = [part for part in self._sums[name].values() if part[1]]
         totals, counts = np.stack([total for total, _ in parts]), np.array([count for _, count in parts], float)
         return jackknife_ratio(totals, counts)

@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hartley.representation.arrays import Floats, as_array, read_rows
+from hartley.representation.rows import Floats, as_array, read_rows
 
 
 class PretrainedERM(BaseEstimator):

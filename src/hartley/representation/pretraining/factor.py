@@ -10,8 +10,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from hartley.info.checks import check_count, check_one_of
-from hartley.representation.arrays import Floats, like, read_rows
 from hartley.representation.pretraining.moments import Moments
+from hartley.representation.rows import Floats, like, read_rows
 
 Noise = Literal["unit", "shared", "diag"]
 

@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from hartley.info.checks import check_count, check_non_negative, check_one_of
-from hartley.representation.arrays import Floats, like, read_rows
+from hartley.representation.rows import Floats, like, read_rows
 
 Noise = Literal["unit", "shared"]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hartley.representation.arrays import Floats
+from hartley.representation.rows import Floats
 
 
 class Moments(NamedTuple):

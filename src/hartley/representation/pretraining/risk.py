@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
 from hartley.info.checks import check_count, check_non_negative, check_positive
-from hartley.representation.arrays import Floats
 from hartley.representation.pretraining.factor import FactorPretrainer
+from hartley.representation.rows import Floats
 
 PENALTIES = tuple(10.0**power for power in range(-1, 5))  # of the ridge that is told the best of them
 
