@@ -119,6 +119,9 @@ def _tokens(report: Json, title: str) -> Any:
     with figure(1, 2, title=title, width=12) as (fig, [left, right]):
         histogram = tokens["histogram"]
         left.stairs(histogram["counts"], histogram["edges"], fill=True, color=PALETTE[0])
+        middles = np.diff(histogram["edges"]) / 2 + histogram["edges"][:-1]
+        errors = [error or 0.0 for error in histogram["stderr"]]
+        left.errorbar(middles, histogram["counts"], errors, color=BLACK, linestyle="", marker="", linewidth=1)
         left.axvline(tokens["entropy"]["value"], color=BLACK, linestyle="--", marker="", label="mean")
         left.set(xlabel="entropy (nats)", ylabel="tokens (count)")
         left.legend()

@@ -119,10 +119,17 @@ def tokens_of(seen: Seen, decode: Callable[[int, int], tuple[str, str]]) -> Json
     found["share_holding_half"] = number((np.searchsorted(held, 0.5) + 1) / len(entropy))
     found["quantiles"] = {f"{100 * q:.0f}": number(np.quantile(entropy, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
     edges = np.arange(0, math.floor(entropy[0]) + 1.5, 0.5)
-    found["histogram"] = {"edges": edges.tolist(), "counts": np.histogram(entropy, edges)[0].tolist()}
+    found["histogram"] = _histogram([group[:, 1] for group in groups], edges)
     found["by_place"] = _by_place(seen, numbers)
     found["most_uncertain"] = _most_uncertain(seen, numbers, decode)
     return found
+
+
+def _histogram(groups: Sequence[np.ndarray], edges: np.ndarray) -> Json:
+    """How many tokens lie between the edges, with the error of a sum over the groups."""
+    counts = np.stack([np.histogram(group, edges)[0] for group in groups])
+    error = math.sqrt(len(counts)) * counts.std(0, ddof=1) if len(counts) > 1 else np.full(counts.shape[1], np.nan)
+    return {"edges": edges.tolist(), "counts": counts.sum(0).tolist(), "stderr": [number(value) for value in error]}
 
 
 def number(value: Any) -> float | None:

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from hartley.report.xray.findings import Json
 
-TOLD = 0.05  # of the largest value: a difference below it is called none
-
 
 class Section(NamedTuple):
     """The words of one part of a report."""
@@ -126,7 +124,7 @@ def _heads(heads: Sequence[Json]) -> Section:
         "A head's entropy as a share of what its query could have: below 0.1 it looks at one key only (collapsed), "
         "above "
         "0.9 at all keys alike (overloaded), each by two standard errors. The right map is the attention on the first "
-        "token, where a head rests that finds nothing to do."
+        "token, where a head rests that finds nothing to do. The errors of both are among the numbers below."
     )
     advice = (
         "Overloaded and resting heads are the first to try without; a collapsed head that does not rest does one "
