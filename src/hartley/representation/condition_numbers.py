@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from hartley.representation.rows import as_array
+
 FUSED = ("gate_up_proj", "down_proj", "gate_proj", "up_proj")  # 3-d parameters: one matrix for each expert
 MAX_DIM = 16384  # PEFT's too: leaves out matrices with one row for each word
 ROWS = 2048  # of a matrix that are taken to float64 together
@@ -206,7 +208,7 @@ def _spectrum(matrix: NDArray[np.floating], least: float) -> _Spectrum:
 
 
 def _matrix(name: str, values: ArrayLike | Tensor) -> NDArray[np.float64]:
-    found = np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
+    found = np.asarray(as_array(values), dtype=np.float64)
     if found.ndim != 2 or not found.size:
         raise ValueError(f"{name} must be a matrix with at least one row and column; got shape {found.shape}")
     if not np.isfinite(found).all():

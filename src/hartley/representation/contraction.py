@@ -14,6 +14,7 @@ from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from hartley.info.checks import check_count, check_non_negative, check_positive
+from hartley.representation.rows import as_array
 
 TOLERANCE = 1e-6  # of the sum of a channel's row
 HALVINGS = 50
@@ -124,9 +125,7 @@ def _le_cam(p: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _channel(channel: ArrayLike | Tensor) -> np.ndarray:
-    if isinstance(channel, Tensor):
-        channel = channel.detach().cpu().double().numpy()
-    rows = np.asarray(channel, dtype=np.float64)
+    rows = np.asarray(as_array(channel), dtype=np.float64)
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"channel must be [inputs, outputs] with at least one of each; got shape {rows.shape}")
     bad = ~np.isfinite(rows).all(1) | (rows < 0).any(1) | ~(np.abs(rows.sum(1) - 1) <= TOLERANCE)

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from hartley.info.checks import check_fraction, check_non_negative, check_positive
+from hartley.representation.rows import as_array
 from hartley.representation.sample_distances import (
     Estimator,
     Method,
@@ -156,7 +157,7 @@ def _classes(
         return iter([(a, b, 1.0, 1.0)])
     if labels_train is None or labels_test is None:
         raise ValueError("labels_train and labels_test must be given both, or neither; got one")
-    y, z = (np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (labels_train, labels_test))
+    y, z = (np.asarray(as_array(v)) for v in (labels_train, labels_test))
     for label, labels, rows in (("labels_train", y, a), ("labels_test", z, b)):
         if labels.shape != (len(rows),):
             raise ValueError(f"{label} must hold one class for each of {len(rows)} rows; got shape {labels.shape}")

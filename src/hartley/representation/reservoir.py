@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from hartley.info.checks import check_count
+from hartley.representation.rows import as_array
 
 
 class Reservoir:
@@ -19,6 +19,7 @@ class Reservoir:
     ``n_seen_`` counts the rows that passed; ``sample_ [min(size, N), D]`` holds those that stayed, float32 or float64
     as they came (half precision becomes float32), ordered by hash. ``random_state`` chooses the hash.
 
+    >>> import torch
     >>> rows = torch.arange(12.0).reshape(6, 2)
     >>> whole = Reservoir(3).partial_fit(rows)
     >>> parts = Reservoir(3).partial_fit(rows[4:]).merge(Reservoir(3).partial_fit(rows[:4]))
@@ -69,9 +70,7 @@ class Reservoir:
 
 
 def _rows(X: ArrayLike | Tensor) -> np.ndarray:
-    if isinstance(X, Tensor):
-        X = X.detach().to("cpu", torch.promote_types(X.dtype, torch.float32)).numpy()
-    rows = np.asarray(X)
+    rows = np.asarray(as_array(X))
     if rows.ndim == 0:
         raise ValueError(f"X must have a feature axis; got the scalar {rows}")
     rows = rows.astype(np.promote_types(rows.dtype, np.float32), copy=False)

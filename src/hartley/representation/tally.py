@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hartley.info.checks import check_count
 from hartley.info.estimators import Estimate
+from hartley.representation.rows import as_array
 
 
 class Tally:
@@ -33,7 +34,7 @@ class Tally:
 
     def add(self, name: str, group: int, values: ArrayLike | Tensor) -> Tally:
         """Count ``values [N, ...]``, N numbers (or arrays of one shape), under ``name`` in ``group`` (from 0)."""
-        found = values.detach().double().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, float)
+        found = np.asarray(as_array(values), float)
         return self._add(name, group, found.sum(0), len(found))
 
     def merge(self, other: Tally) -> Tally:
