@@ -181,15 +181,22 @@ def test_float32_that_loses_too_much_is_done_again_in_float64(small, monkeypatch
     assert asked == [torch.float32, torch.float64]
 
 
-@given(seeds, st.floats(0.3, 30))
-@settings(max_examples=25)
-def test_a_low_rank_part_lies_below_and_tells_how_far(seed, sigma):
+@given(seeds, st.floats(0.3, 30), st.sampled_from([1, 1.5, 2, 2.5, 4]), st.booleans())
+@settings(max_examples=50)
+def test_a_low_rank_part_lies_below_and_tells_how_far(seed, sigma, t, patient):
     operator = operator_of(cloud(seed, 120), sigma)
-    exact = exact_spectrum(operator, 1)
-    part = approximate(operator, 1, 1e-7, 60, patient=True)
+    exact = exact_spectrum(operator, t)
+    part = approximate(operator, t, 1e-7, 60, patient=patient)
     assert bool((part.eigenvalues <= exact[: len(part.eigenvalues)] + 1e-10).all())
     assert float(torch.linalg.eigvalsh(operator.dense(torch.float64) - part.factor @ part.factor.T)[0]) > -1e-10
-    assert abs(spectral_entropy(exact, 1) - spectral_entropy(part.eigenvalues, 1)) <= part.gap
+    assert abs(spectral_entropy(exact, t) - spectral_entropy(part.eigenvalues, t)) <= part.gap + 1e-9
+
+
+def test_a_product_leaves_little_of_high_powers():
+    operator = operator_of(cloud(3, 500, 4), 3.0)
+    found = approximate(operator, 4, 1e-6, 128)
+    assert found.gap <= 1e-6 < approximate(operator, 4, 1e-6, 128, patient=True).gap
+    assert len(found.eigenvalues) <= 64
 
 
 @pytest.mark.parametrize(("sigma", "t"), [(0.5, 1), (1.5, 1), (1.5, 2), (0.3, 0.5), (6.0, 1)])

@@ -201,7 +201,7 @@ def exact_spectrum(operator: DiffusionOperator, t: float) -> Tensor:
     """The N eigenvalues, descending, float64, so well that the entropy of their powers is within 1e-4 bits."""
     count = len(operator)
     if count > DIRECT and t >= 1:
-        part = approximate(operator, t, GOAL, count // 4)
+        part = approximate(operator, t, GOAL, count // 3 if t < 2 else count // 8)
         if part.gap <= GOAL:
             return torch.cat([part.eigenvalues, part.eigenvalues.new_zeros(count - len(part.eigenvalues))])
         # The eigenvalue 1 is known, and float32's errors are in proportion to the largest that is left
