@@ -350,6 +350,32 @@ def test_trajectories_of_any_kind():
     fit([circle(60), circle(3)])  # all windows as short as the shortest
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_tensors_of_any_precision_that_want_a_gradient(dtype):
+    x = torch.tensor(circle()).to(dtype).requires_grad_()
+    plain = x.detach().float().numpy()
+    fit = KoopmanAutoencoder(2, max_iter=3, random_state=0).fit
+    model = fit(plain)
+    for given in (x, x[None], [x], [plain[:30], x[30:]]):
+        found = fit(given)
+        assert np.array_equal(found.mean_, plain.mean(0, dtype=np.float64))
+        assert found.operator_ == pytest.approx(model.operator_, abs=1e-2)
+    assert np.array_equal(fit([x, x]).operator_, fit([plain, plain]).operator_)
+    assert np.array_equal(model.transform(x), model.transform(plain))
+    assert np.array_equal(model.simulate(x[None, :7], 3), model.simulate(plain[None, :7], 3))
+    latents = torch.tensor(model.transform(plain)).to(dtype).requires_grad_()
+    assert np.array_equal(model.inverse_transform(latents), model.inverse_transform(latents.detach().float().numpy()))
+
+
+@pytest.mark.parametrize("operator", ["learned", "ridge"])
+def test_the_noise_is_that_of_all_windows(operator):
+    paths = [circle(30), circle(25, start=2.0) * 2, circle(7, turn=0.5)]
+    model = KoopmanAutoencoder(3, operator=operator, window=6, max_iter=5, random_state=0).fit(paths)
+    steps = [model.transform(path[at : at + 6]) for path in paths for at in range(len(path) - 5)]
+    residuals = np.concatenate([z[1:] - z[:-1] @ model.operator_ for z in steps])
+    assert model.noise_covariance_ == pytest.approx(np.cov(residuals, rowvar=False, bias=True), rel=1e-4, abs=1e-9)
+
+
 def test_windows_never_cross_from_one_trajectory_into_the_next():
     """Two that stand still, at different places: no step of any window moves, so the identity has no residual."""
     still = [np.full((30, 2), value) for value in (-1.0, 1.0)]

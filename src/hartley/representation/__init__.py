@@ -1,5 +1,6 @@
 """What a network encodes: how much, in how many directions, and where."""
 
+from hartley.representation.adjacency_entropy import kernel_spectral_entropy, neighbor_spectral_entropy
 from hartley.representation.code_classifiers import HammingNeighborsClassifier, clustering_purity
 from hartley.representation.condition_numbers import WeightCondition, condition_numbers, gaussian_output_entropy
 from hartley.representation.contraction import dobrushin, eta_kl, sdpi_dropconnect, sdpi_dropout, sdpi_gaussian
@@ -9,6 +10,7 @@ from hartley.representation.diffusion_information import (
     diffusion_spectral_mutual_information,
     matrix_entry_entropy,
 )
+from hartley.representation.diffusion_loss import diffusion_spectral_entropy_loss
 from hartley.representation.diffusion_spectral import DiffusionSpectralEntropy, diffusion_spectral_entropy
 from hartley.representation.effective_features import EffectiveFeatures, effective_features, superposition_ratio
 from hartley.representation.funnel import Funnel, generalization_funnel
@@ -90,6 +92,7 @@ __all__ = [
     "code_entropy",
     "condition_numbers",
     "diffusion_spectral_entropy",
+    "diffusion_spectral_entropy_loss",
     "diffusion_spectral_mutual_information",
     "dobrushin",
     "effective_features",
@@ -106,6 +109,7 @@ __all__ = [
     "generalization_funnel",
     "gibbs_generalization",
     "kappa_lora_config",
+    "kernel_spectral_entropy",
     "kl_bound",
     "koopman_loss",
     "latent_entropy",
@@ -118,6 +122,7 @@ __all__ = [
     "measure_dictionary",
     "measure_superposition",
     "measures_of",
+    "neighbor_spectral_entropy",
     "neural_code",
     "operator_norm",
     "participation_ratio",

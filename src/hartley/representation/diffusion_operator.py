@@ -53,7 +53,7 @@ class DiffusionOperator:
             raise ValueError(f"alpha must be in [0, 1]; got {alpha}")
         points = rows.double()
         points = (points - points.mean(0)) / sigma  # centred, so that less cancels in the distances
-        longest = float(points.square().sum(1).amax())
+        longest = float(points.detach().square().sum(1).amax())
         if not longest < math.inf:
             raise ValueError(f"sigma must not vanish beside the distances in Z; got {sigma:.3g}")
         # |x|^2 + |y|^2 - 2 x'y loses eps |x|^2: beyond 1e-4 or so first another dtype, then another way
@@ -91,9 +91,9 @@ class DiffusionOperator:
         """K[:, places], ``[N, P]``, in float64 whatever the dtype of the tiles."""
         points, scale = self.points.double(), self.scale.double()
         half_norms = points.square().sum(1) / 2
-        kernel = self._gauss(points, half_norms, points[places], half_norms[places])
-        kernel[places, torch.arange(len(places), device=places.device)] = 1
-        return kernel.mul_(scale[:, None]).mul_(scale[places])
+        exponents = self._exponents(points, half_norms, points[places], half_norms[places])
+        exponents[places, torch.arange(len(places), device=places.device)] = 0
+        return exponents.exp_().mul_(scale[:, None]).mul_(scale[places])
 
     def squares(self) -> float:
         """The sum of K's squared entries, which is that of its squared eigenvalues."""
@@ -122,12 +122,12 @@ class DiffusionOperator:
 
     def _kernel(self, rows: slice, columns: slice) -> Tensor:
         x, y = self.points[rows], self.points[columns]
-        kernel = self._gauss(x, self.half_norms[rows], y, self.half_norms[columns])
+        exponents = self._exponents(x, self.half_norms[rows], y, self.half_norms[columns])
         if columns == rows:
-            kernel.fill_diagonal_(1)
-        return kernel
+            exponents.fill_diagonal_(0)
+        return exponents.exp_()  # nothing in place after this: autograd needs it
 
-    def _gauss(self, x: Tensor, half_x: Tensor, y: Tensor, half_y: Tensor) -> Tensor:
+    def _exponents(self, x: Tensor, half_x: Tensor, y: Tensor, half_y: Tensor) -> Tensor:
         if self.far:
-            return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_().div_(-2).exp_()
-        return torch.addmm(-half_x[:, None], x, y.T).sub_(half_y).clamp_(max=0).exp_()
+            return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square().div_(-2)
+        return torch.addmm(-half_x[:, None], x, y.T).sub_(half_y).clamp_(max=0)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from hartley.info.checks import check_count, check_positive
 from hartley.info.distribution import tensor_of, working_dtype
+from hartley.representation.spectrum import entropy_of_shares
 
 FLOOR = 1e-8  # added to each share of the variance, so that a mode that died has a gradient to come back by
 
@@ -46,9 +47,7 @@ def latent_entropy(z: Tensor) -> Tensor:
     gram = (
         centred.mT @ centred if rows.shape[1] <= len(rows) else centred @ centred.mT
     )  # the same spectrum but for zeros
-    shares = torch.linalg.eigvalsh(gram / total).clamp(min=0) + FLOOR
-    shares = shares / shares.sum()
-    return -(shares * shares.log()).sum().to(dtype)
+    return entropy_of_shares(torch.linalg.eigvalsh(gram / total).clamp(min=0), floor=FLOOR).to(dtype)
 
 
 def temporal_infonce(z: Tensor, *, n_neighbors: int = 3, temperature: float = 0.1) -> Tensor:
@@ -72,15 +71,14 @@ def temporal_infonce(z: Tensor, *, n_neighbors: int = 3, temperature: float = 0.
     if z.ndim != 3:
         raise ValueError(f"z must have shape [B, T, D]; got {tuple(z.shape)}")
     k, length = n_neighbors, z.shape[1]
-    if length <= 2 * k:
+    if length <= 2 * k + 1:
         return (0 * z).sum()
     unit = F.normalize(z.to(working_dtype(z.dtype)), dim=-1)
     scores = unit[:, k : length - k] @ unit.mT / temperature  # [B, anchors, T]
     times = torch.arange(length, device=z.device)
     apart = (times[k : length - k, None] - times).abs()
-    everything = scores.masked_fill(apart == 0, -torch.inf).logsumexp(-1)
-    positives = scores.masked_fill((apart == 0) | (apart > k), -torch.inf).logsumexp(-1)
-    return (everything - positives).mean()
+    log_shares = scores.masked_fill(apart == 0, -torch.inf).log_softmax(-1)
+    return -log_shares.masked_fill(apart > k, -torch.inf).logsumexp(-1).mean()
 
 
 def ridge_koopman(z: Tensor, z_next: Tensor, *, ridge: float = 0.1) -> Tensor:
@@ -240,5 +238,8 @@ def koopman_loss(
     infonce = temporal_infonce(z, n_neighbors=n_neighbors, temperature=temperature)
     entropy = latent_entropy(z)
     total = prediction + reconstruction_weight * reconstruction + consistency_weight * consistency
-    total = total + mi_weight * infonce - entropy_weight * entropy
+    if mi_weight:  # no gradient is worked out for a term that has no weight
+        total = total + mi_weight * infonce
+    if entropy_weight:
+        total = total - entropy_weight * entropy
     return KoopmanTerms(total, prediction, reconstruction, consistency, infonce, entropy)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hartley.info.checks import check_count, check_non_negative, check_one_of, check_positive
 from hartley.representation.koopman import KoopmanTerms, gaussian_lagged_mi, koopman_loss, latent_entropy, ridge_koopman
+from hartley.representation.rows import as_array
 
 Operator = Literal["learned", "ridge"]
 validate_data: Any = _validate_data  # its stub takes arrays for strings
@@ -156,10 +157,10 @@ class KoopmanAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         states, shape, dtype = self._states(X)
         return self._given(self._encode(states), shape, dtype)
 
-    def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
+    def inverse_transform(self, Z: ArrayLike | Tensor) -> np.ndarray:
         """The states ``[..., D]`` of latents ``[..., d]``."""
         check_is_fitted(self)
-        latents = np.asarray(Z)
+        latents = np.asarray(as_array(Z))
         if latents.ndim == 0 or latents.shape[-1] != self.n_components:
             raise ValueError(f"Z must have {self.n_components} components; got shape {latents.shape}")
         flat = torch.tensor(latents.reshape(-1, self.n_components), dtype=torch.float32, device=self.device)
@@ -279,23 +280,28 @@ class KoopmanAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     @torch.no_grad()
     def _describe(self, states: Tensor, starts: Tensor, length: int, operator: Tensor | None) -> None:
-        latents = self._encode(states)
-        windows = latents[starts[:, None] + torch.arange(length)].double()
-        z, z_next = windows[:, :-1], windows[:, 1:]
-        found = ridge_koopman(z, z_next, ridge=self.ridge) if operator is None else operator.detach().double()
+        encoded = self._encode(states)
+        latents = encoded.double()
+        if operator is None:
+            windows = latents[starts[:, None] + torch.arange(length)]
+            found = ridge_koopman(windows[:, :-1], windows[:, 1:], ridge=self.ridge)
+        else:
+            found = operator.detach().double()
         self.operator_ = found.cpu().numpy()
         values = np.linalg.eigvals(self.operator_)
         self.eigenvalues_ = values[np.argsort(-np.abs(values), kind="stable")]
-        residuals = (z_next - z @ found).flatten(0, 1).cpu().numpy()
-        self.noise_covariance_ = np.atleast_2d(np.cov(residuals, rowvar=False, bias=True))
-        self.latent_covariance_ = np.atleast_2d(np.cov(latents.double().cpu().numpy(), rowvar=False))
-        self.effective_dimension_ = float(latent_entropy(latents).exp())
+        # A step counts as often as there are windows that hold it, and one into another trajectory not at all
+        times = torch.bincount((starts[:, None] + torch.arange(length - 1)).flatten(), minlength=len(latents) - 1)
+        residuals = (latents[1:] - latents[:-1] @ found).T.cpu().numpy()
+        self.noise_covariance_ = np.atleast_2d(np.cov(residuals, fweights=times.numpy(), bias=True))
+        self.latent_covariance_ = np.atleast_2d(np.cov(latents.cpu().numpy(), rowvar=False))
+        self.effective_dimension_ = float(latent_entropy(encoded).exp())
         self.n_iter_, self._n_features_out = self.max_iter, self.n_components
 
     def _states(self, X: Trajectories) -> tuple[Tensor, tuple[int, ...], np.dtype[Any]]:
         """Standardised rows, the leading shape and the dtype that the answer is to have."""
         check_is_fitted(self)
-        array: Any = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+        array: Any = as_array(X)
         lead: tuple[int, ...] = ()
         if isinstance(array, np.ndarray) and array.ndim > 2:
             lead, array = array.shape[:-1], array.reshape(-1, array.shape[-1])
@@ -321,10 +327,9 @@ class KoopmanAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
 def _arrays(X: Trajectories) -> list[Any]:
     """The trajectories ``[T, D]`` of what was given."""
-    if isinstance(X, Tensor):
-        X = X.detach().cpu().numpy()
+    X = as_array(X)
     if isinstance(X, list | tuple) and len(X) and all(np.ndim(part) == 2 for part in X):
-        parts = [np.asarray(part.detach().cpu() if isinstance(part, Tensor) else part) for part in X]
+        parts = [np.asarray(as_array(part)) for part in X]
         if len({part.shape[1] for part in parts}) > 1:
             widths = sorted({part.shape[1] for part in parts})
             raise ValueError(f"X must hold trajectories of as many features each; got {widths}")

@@ -46,7 +46,7 @@ def von_neumann_entropy(matrix: Array, *, base: float | None = None) -> Array:
     """
     check_base(base)
     x, numpy = _matrix(matrix)
-    return give(_entropy(_eigenvalues(x)), numpy, -1, False, base)
+    return give(entropy_of_shares(_eigenvalues(x)), numpy, -1, False, base)
 
 
 def effective_rank(matrix: Array) -> Array:
@@ -113,7 +113,7 @@ def matrix_renyi_entropy(gram: Array, alpha: float = 2.0, *, base: float | None 
     if alpha == 2:
         found = -a.square().sum((-2, -1)).log()
     elif alpha == 1:
-        found = _entropy(_eigenvalues(a))
+        found = entropy_of_shares(_eigenvalues(a))
     else:
         values = _eigenvalues(a)
         found = -values[..., -1].log() if alpha == math.inf else values.pow(alpha).sum(-1).log() / (1 - alpha)
@@ -191,7 +191,7 @@ class CovarianceSpectrum(BaseEstimator):
     @property
     def von_neumann_entropy_(self) -> float:
         """Of the eigenvalues as shares of their sum, nats."""
-        return float(_entropy(torch.from_numpy(self.eigenvalues_)))
+        return float(entropy_of_shares(torch.from_numpy(self.eigenvalues_)))
 
     @property
     def effective_rank_(self) -> float:
@@ -249,18 +249,28 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
     return values.clamp(min=0)
 
 
+def entropy_of_shares(eigenvalues: Tensor, *, floor: float = 0.0) -> Tensor:
+    """Return the entropy of ``eigenvalues [..., D]``, none below 0, as shares of their sum, nats, ``[...]``.
+
+    ``floor`` is added to each share, and the sum made 1 again: a direction without any then has the slope -ln floor to
+    come back by, at the cost of about D floor ln(1 / floor) nats. Without it the slope there is 0.
+
+    >>> entropy_of_shares(torch.tensor([2.0, 2.0, 0.0]))
+    tensor(0.6931)
+    """
+    p = _shares(eigenvalues)
+    if floor:
+        p = _shares(p + floor)
+    return shannon(safe_log(p), p).clamp(min=0)
+
+
 def _shares(eigenvalues: Tensor) -> Tensor:
     total = eigenvalues.sum(-1, keepdim=True)
     return eigenvalues / torch.where(total > 0, total, 1)
 
 
-def _entropy(eigenvalues: Tensor) -> Tensor:
-    p = _shares(eigenvalues)
-    return shannon(safe_log(p), p).clamp(min=0)
-
-
 def _rank(eigenvalues: Tensor) -> Tensor:
-    return _entropy(eigenvalues).exp() * (eigenvalues.sum(-1) > 0)
+    return entropy_of_shares(eigenvalues).exp() * (eigenvalues.sum(-1) > 0)
 
 
 def _participation(total: Tensor, squares: Tensor) -> Tensor:
