@@ -24,10 +24,10 @@ from hartley.decoding import (
     temperature,
 )
 from hartley.decoding.difficulty import DIFFICULTIES
-from hartley.papers.digit_nets import one_thread
 from hartley.papers.figures import MARKERS, PALETTE, figure
 from hartley.papers.intervals import above, interval, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hartley.papers.digit_nets import Nets, batches, digits, generators, one_thread, shuffled, top_k_accuracy
+from hartley.papers.digit_nets import Nets, batches, digits, generators, shuffled, top_k_accuracy
 from hartley.papers.figures import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, figure
 from hartley.papers.intervals import above, interval, rank_correlation, shown, within
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.representation import (
     classic_shannon_entropy,
     diffusion_spectral_entropy,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -19,17 +18,6 @@ def digits() -> tuple[Tensor, Tensor]:
 
     bunch: Any = load_digits()
     return torch.tensor(bunch["data"] / 16, dtype=torch.float32), torch.tensor(bunch["target"])
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: the steps are so small that sharing them out takes longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:

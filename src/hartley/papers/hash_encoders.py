@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hartley.papers.digit_nets import batches, digits, one_thread
+from hartley.papers.digit_nets import batches, digits
 from hartley.papers.figures import BLUE, GREEN, MARKERS, ORANGE, figure
 from hartley.papers.intervals import above, interval, shown, within
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.representation import (
     HammingNeighborsClassifier,
     NeuralCodeTransformer,

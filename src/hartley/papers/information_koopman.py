@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hartley.papers.digit_nets import one_thread
 from hartley.papers.figures import BLACK, MARKERS, PALETTE, figure
 from hartley.papers.intervals import above, interval, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.representation import KoopmanAutoencoder
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hartley.papers.digit_nets import Nets, batches, digits, generators, one_thread, shuffled
+from hartley.papers.digit_nets import Nets, batches, digits, generators, shuffled
 from hartley.papers.figures import BLACK, BLUE, MARKERS, ORANGE, figure, shades
 from hartley.papers.intervals import above, interval, rank_correlation, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.representation import (
     Funnel,
     gaussian_classification_bound,

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hartley import models
-from hartley.papers.digit_nets import batches, digits, generators, one_thread, shuffled
+from hartley.papers.digit_nets import batches, digits, generators, shuffled
 from hartley.papers.figures import BLACK, BLUE, GREEN, MARKERS, ORANGE, PALETTE, figure
 from hartley.papers.intervals import above, interval, rank_correlation, shown, within
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.representation import WeightCondition, condition_numbers, gaussian_output_entropy
 
 if TYPE_CHECKING:

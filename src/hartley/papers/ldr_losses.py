@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hartley.papers.digit_nets import Nets, batches, digits, generators, one_thread, shuffled, top_k_accuracy
+from hartley.papers.digit_nets import Nets, batches, digits, generators, shuffled, top_k_accuracy
 from hartley.papers.figures import BLUE, MARKERS, ORANGE, PALETTE, figure
 from hartley.papers.intervals import above, interval, shown, within
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.training.losses import ALDRKLLoss, ldr_kl_loss
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from hartley.info import top_k_entropy, top_k_mass
 from hartley.papers.figures import BLACK, MARKERS, PALETTE, figure
 from hartley.papers.intervals import above, interval, rank_correlation, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.training import OverOptimisationMonitor, dpo_loss, ipo_loss, slic_hinge_loss
 
 if TYPE_CHECKING:
@@ -121,17 +121,6 @@ def write(log_probs: Tensor, prompts: Tensor, generator: torch.Generator) -> Ten
     for _ in range(LENGTH):
         tokens.append(torch.multinomial(log_probs[tokens[-1]].exp(), 1, generator=generator)[:, 0])
     return torch.stack(tokens, -1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small tables are slower on several threads, which wait for one another by spinning."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @one_thread()

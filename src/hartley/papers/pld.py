@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hartley.papers.digit_nets import Nets, batches, digits, generators, noise, one_thread, shuffled, top_k_accuracy
+from hartley.papers.digit_nets import Nets, batches, digits, generators, noise, shuffled, top_k_accuracy
 from hartley.papers.figures import BLACK, BLUE, GREEN, ORANGE, figure
 from hartley.papers.intervals import Interval, above, interval, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.training.losses import forward_kl_loss, plackett_luce_loss, pld_loss, teacher_optimal_ranking
 
 if TYPE_CHECKING:

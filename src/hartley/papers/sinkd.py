@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hartley.info import sinkhorn_distance
-from hartley.papers.digit_nets import Nets, batches, generators, one_thread
+from hartley.papers.digit_nets import Nets, batches, generators
 from hartley.papers.figures import MARKERS, PALETTE, figure
 from hartley.papers.intervals import above, interval, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.training.losses import forward_kl_loss, jensen_shannon_loss, reverse_kl_loss
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
-from hartley.papers.digit_nets import Nets, batches, digits, generators, one_thread, shuffled, top_k_accuracy
+from hartley.papers.digit_nets import Nets, batches, digits, generators, shuffled, top_k_accuracy
 from hartley.papers.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, figure
 from hartley.papers.intervals import above, interval, shown, within
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.representation import SparseAutoencoder, effective_features
 
 if TYPE_CHECKING:

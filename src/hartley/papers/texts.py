@@ -11,6 +11,7 @@ from hartley.decoding import Draw, Sampler
 from hartley.decoding.sampler import Generator, State
 from hartley.engines import Engine, Request, generate, logits_of
 from hartley.info import Head
+from hartley.papers.threads import one_thread
 from hartley.report.summary import repeated_ngrams
 
 STORIES = (
@@ -52,6 +53,7 @@ class Endless(Sampler):
         return self.inner.step(logits.index_fill(1, torch.tensor(self.ends), -torch.inf), state, generator)
 
 
+@one_thread()
 def write(
     engine: Engine, samplers: Mapping[str, Sampler], prompts: Sequence[str | Sequence[int]], length: int
 ) -> dict[str, list[Text]]:
@@ -82,6 +84,7 @@ def seeds(count: int) -> tuple[int, ...]:
     return tuple(range(FIRST_SEED, FIRST_SEED + count))
 
 
+@one_thread()
 def read(engine: Engine, prompt: Sequence[int], tokens: Sequence[int]) -> Text:
     """What the model makes of ``tokens`` that somebody else wrote after ``prompt``."""
     logits = logits_of(engine, [*prompt, *tokens])[len(prompt) - 1 : -1]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hartley.models.texts import speeches
-from hartley.papers.digit_nets import one_thread
 from hartley.papers.figures import BLACK, MARKERS, PALETTE, figure, shades
 from hartley.papers.intervals import above, interval, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.training import BitScalingLaw, fake_quantize, quantize_model_, total_bits
 from hartley.training.losses import forward_kl_loss, jensen_shannon_loss, reverse_kl_loss, topkld_loss
 

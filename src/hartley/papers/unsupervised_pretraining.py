@@ -9,10 +9,11 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hartley.papers.digit_nets import digits, one_thread
+from hartley.papers.digit_nets import digits
 from hartley.papers.figures import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, figure, shades
 from hartley.papers.intervals import above, interval, shown
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.representation.pretraining import (
     ClusterLabels,
     ContrastivePretrainer,

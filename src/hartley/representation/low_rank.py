@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hartley.representation.diffusion_operator import DiffusionOperator
+from hartley.representation.spectrum import entropy_of_shares
 
 FIRST = 32  # columns of the first block
 ROUNDING = 1e-14  # of the largest: what is below is taken for 0
@@ -28,9 +29,7 @@ class LowRank(NamedTuple):
 
 def spectral_entropy(eigenvalues: Tensor, t: float) -> float:
     """Return the entropy of |eigenvalue|^t as shares of their sum, nats."""
-    a = eigenvalues.double().abs().pow(t)
-    p = a[a > 0] / a.sum()
-    return max(0.0, -float((p * p.log()).sum()))
+    return float(entropy_of_shares(eigenvalues.double().abs().pow(t)))
 
 
 def approximate(operator: DiffusionOperator, t: float, goal: float, most: int, *, patient: bool = False) -> LowRank:

@@ -243,7 +243,8 @@ def measure_dictionary(sae: Dictionary, batches: Iterable[Tensor]) -> Superposit
 
     Raises ``ValueError`` for no rows, rows of differing width, and NaN or infinity.
 
-    >>> found = measure_dictionary(TiedSAE(2, 8), [torch.ones(3, 2), torch.zeros(1, 2)])
+    >>> sae = TiedSAE(2, 8, generator=torch.Generator().manual_seed(0))
+    >>> found = measure_dictionary(sae, [torch.ones(3, 2), torch.zeros(1, 2)])
     >>> found.n_samples, found.ratio == found.effective_features / 2
     (4, True)
     """
