@@ -27,6 +27,10 @@ def xray(
     layers: Annotated[
         str | None, typer.Option(help="Only these: 0,4-7, or with --loader module names such as encoder.*")
     ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a text at most, 256 if not given; memory and time grow with its square."),
+    ] = None,
     budget: Annotated[float | None, typer.Option(help="Minutes to take at most, about.")] = None,
     compare: Annotated[
         tuple[str, str] | None,
@@ -37,7 +41,7 @@ def xray(
         typer.Option(help="FILE.py:FUNCTION, your code that returns (torch module, batches of its inputs)."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to read on; local starts one.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to work on; local starts one.")] = None,
 ) -> None:
     """Examine a model: what its layers encode, its heads, which tensors to tune, how sparse it is, where it is unsure.
 
@@ -49,14 +53,15 @@ def xray(
 
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    if loader is not None and (data is not None or ray is not None):
-        raise ValueError(f"--loader gives its own batches: leave out {'--data' if data is not None else '--ray'}")
+    for option, given in (("--data", data), ("--context", context), ("--ray", ray)):
+        if loader is not None and given is not None:
+            raise ValueError(f"--loader gives its own batches: leave out {option}")
 
     def report(name: str, share: float, stop: threading.Event, progress: "Progress") -> Any:
         done = _earlier(name) if compare is not None else None
         return done or examine(
-            name, data=data, loader=loader, layers=layers, dtype=dtype, ray=ray, stop=stop, progress=progress,
-            budget=None if budget is None else budget * share,
+            name, data=data, loader=loader, layers=layers, context=context, dtype=dtype, ray=ray, stop=stop,
+            progress=progress, budget=None if budget is None else budget * share,
         )  # fmt: skip
 
     with ctrl_c() as pressed, _progress() as progress:

@@ -78,19 +78,30 @@ def condition_numbers(
 
     Source: Ludwig 2025, "The Condition Number as a Scale-Invariant Proxy for Information Encoding in Neural Units".
     """
-    weights = list(_weights(model, include, max_dim))
-    with threadpool_limits(1, user_api="blas"):
-        pool = ThreadPoolExecutor(torch.get_num_threads())
-        try:
-            found = [each for each in pool.map(lambda given: _condition(*given), weights) if each is not None]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    found = measure_weights(model, include, max_dim)
     if not found:
         where = "" if include is None else f" whose name has {include!r} in it"
         raise ValueError(
             f"model must hold a weight matrix{where} that is not 0 and has 2 to {max_dim} rows and columns"
         )
     return found
+
+
+def measure_weights(
+    model: nn.Module | Mapping[str, Tensor], include: str | None = None, max_dim: int | None = MAX_DIM
+) -> list[WeightCondition]:
+    """As `condition_numbers`, but of some of a model's weights, among which there may be nothing to measure.
+
+    >>> measure_weights({"norm.weight": torch.ones(4)})
+    []
+    """
+    weights = list(_weights(model, include, max_dim))
+    with threadpool_limits(1, user_api="blas"):
+        pool = ThreadPoolExecutor(torch.get_num_threads())
+        try:
+            return [each for each in pool.map(lambda given: _condition(*given), weights) if each is not None]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def gaussian_output_entropy(weight: ArrayLike | Tensor, cov: ArrayLike | Tensor | None = None) -> float:

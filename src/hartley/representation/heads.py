@@ -13,6 +13,8 @@ from hartley.info.attention import attention_entropy
 from hartley.info.checks import check_fraction
 from hartley.representation.concentration import fewest_holding
 
+COLLAPSED, OVERLOADED = 0.1, 0.9  # of the entropy that a head could have; the margins are ours
+ERRORS = 2.0  # standard errors that a verdict is clear of them
 Verdict = Literal["collapsed", "overloaded", "within"]
 
 
@@ -55,7 +57,9 @@ def cache_share(weights: Tensor, shares: Sequence[float], kv_heads: int, queries
     return found.transpose(1, 2).flatten(0, 1)
 
 
-def verdicts(shares: np.ndarray, stderr: np.ndarray, below: float = 0.1, above: float = 0.9) -> list[list[Verdict]]:
+def verdicts(
+    shares: np.ndarray, stderr: np.ndarray, below: float = COLLAPSED, above: float = OVERLOADED
+) -> list[list[Verdict]]:
     """Say of every head, ``[L, H]``, whether it has "collapsed" or is "overloaded", two standard errors clear of it.
 
     ``shares`` and ``stderr`` are of `head_spread`; a head whose error is unknown (NaN) is judged by its share alone.
@@ -67,7 +71,7 @@ def verdicts(shares: np.ndarray, stderr: np.ndarray, below: float = 0.1, above: 
     """
     check_fraction("below", below)
     check_fraction("above", above)
-    error = 2 * np.nan_to_num(stderr)
+    error = ERRORS * np.nan_to_num(stderr)
     low, high = shares + error < below, shares - error > above
     names: dict[tuple[bool, bool], Verdict] = {(True, False): "collapsed", (False, True): "overloaded"}
     return [

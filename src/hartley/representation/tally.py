@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,15 +47,20 @@ class Tally:
                 self._add(name, group, total, count)
         return self
 
-    def mean(self, name: str) -> Estimate[np.ndarray]:
-        """The mean over all groups and its standard error, each of the shape of one number."""
+    def mean(self, name: str, of: Callable[[np.ndarray], Any] | None = None) -> Estimate[np.ndarray]:
+        """The mean over all groups and its standard error, each of the shape of one number; or ``of`` of the mean.
+
+        >>> tally = Tally(2).add("load", 0, [[1.0, 0.0]]).add("load", 1, [[0.0, 1.0]])
+        >>> tally.mean("load", of=np.max).value
+        array(0.5)
+        """
         if name not in self._sums:
             raise ValueError(
                 f"name must be one that was counted, {', '.join(map(repr, self)) or 'none yet'}; got {name!r}"
             )
         parts = [part for part in self._sums[name].values() if part[1]]
         totals, counts = np.stack([total for total, _ in parts]), np.array([count for _, count in parts], float)
-        return jackknife_ratio(totals, counts)
+        return jackknife_ratio(totals, counts, of)
 
     def count(self, name: str) -> int:
         """How many numbers were counted under ``name``."""
@@ -75,13 +81,20 @@ class Tally:
         return self
 
 
-def jackknife_ratio(totals: np.ndarray, counts: np.ndarray) -> Estimate[np.ndarray]:
-    """``totals [G, ...]`` over ``counts [G]``, summed over the groups, and what leaving one out says of its error."""
+def jackknife_ratio(
+    totals: np.ndarray, counts: np.ndarray, of: Callable[[np.ndarray], Any] | None = None
+) -> Estimate[np.ndarray]:
+    """``totals [G, ...]`` over ``counts [G]``, summed over the groups, and what leaving one out says of its error.
+
+    With ``of``, the same of what that function makes of a ratio.
+    """
     whole = totals.sum(0) / counts.sum()
+    value = whole if of is None else np.asarray(of(whole), float)
     if len(counts) < 2:
-        return Estimate(whole, np.full_like(whole, np.nan))
+        return Estimate(value, np.full_like(value, np.nan))
     wide = counts.reshape(-1, *(1,) * (totals.ndim - 1))
-    return Estimate(whole, jackknife_error((totals.sum(0) - totals) / (counts.sum() - wide)))
+    without = (totals.sum(0) - totals) / (counts.sum() - wide)
+    return Estimate(value, jackknife_error(without if of is None else np.array([of(one) for one in without], float)))
 
 
 def jackknife_error(without: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ MEASURES = {
     "lens_gap": "gap to the last layer (nats)",
     "units_90": "units holding 90 % (share)",
     "keys_90": "keys holding 90 % (share)",
+    "choice_entropy": "router's choice (nats)",
+    "load_entropy": "load of the experts (nats)",
 }
 CLEAR = 3.0  # standard errors from which a difference is named
 TOLD = 3  # of the largest

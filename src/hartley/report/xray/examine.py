@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 from threading import Event
@@ -12,17 +13,31 @@ from typing import Any
 
 import hartley
 from hartley.models import Tokenizer
-from hartley.report.xray.findings import SCHEMA, Json, Progress, heads_of, layers_of, tokens_of, weights_of
+from hartley.report.xray.findings import (
+    SCHEMA,
+    Json,
+    Progress,
+    geometry,
+    heads_of,
+    layers_of,
+    low_ranks,
+    tokens_of,
+    weigh,
+    weights_of,
+)
 from hartley.report.xray.seen import GROUPS, Seen, see_batches, see_texts
 from hartley.report.xray.subject import (
     Texts,
+    check_context,
     choose_blocks,
     choose_modules,
+    free_memory,
     open_language_model,
     open_module,
     parameters,
     read_texts,
 )
+from hartley.report.xray.workers import Run, here, workers
 from hartley.representation.anatomy import anatomy
 
 FOR_READING = 0.6  # of a budget; the rest is for the spectra of what was read
@@ -39,6 +54,7 @@ def examine(
     data: Path | None = None,
     loader: str | None = None,
     layers: str | None = None,
+    context: int | None = None,
     dtype: str = "float32",
     budget: float | None = None,
     ray: str | None = None,
@@ -57,12 +73,15 @@ def examine(
         ``FILE.py:FUNCTION``, which returns ``(module, batches)``.
     layers
         Which blocks ("0,4-7"), or with a ``loader`` which modules ("encoder.*").
+    context
+        Tokens of a text at most, by default 256 or what the model reads.
     dtype
         In which a language model computes; the sums are in float32 and float64 whatever it is.
     budget
         Minutes: reading ends after 60 % of them, with what was read.
     ray
-        The address of a Ray cluster ("local" starts one here) whose workers read the texts; the report is the same.
+        The address of a Ray cluster ("local" starts one here) whose workers read the texts and take
+        the spectra of layers and weights; the report is the same.
     stop
         Once set, reading ends, with what was read.
 
@@ -78,36 +97,49 @@ def examine(
     if budget is not None and not (budget > 0 and math.isfinite(budget)):
         raise ValueError(f"--budget must be above 0 minutes; got {budget}")
     end = time.monotonic() + FOR_READING * 60 * budget if budget else math.inf
-    if loader is not None:
-        module, batches = open_module(loader)
-        places = list(enumerate(choose_modules(module, layers)))
-        seen = _read(see_batches(module, [name for _, name in places], batches), None, end, stop, progress)
-        facts: Json = {"kind": "module", "source": loader, "dtype": _dtype(module)}
-        parts, network, tokens = None, module, None
-    else:
-        found, network, tokenizer = open_language_model(model, dtype)
-        parts = choose_blocks(anatomy(network), layers)
-        places = [(block.number, block.name) for block in parts.blocks]
-        texts = read_texts(tokenizer, data, getattr(network.config, "max_position_embeddings", None) or 1 << 20)
-        steps = (
-            see_texts(network, parts, enumerate(texts.ids))
-            if ray is None
-            else _on_cluster(ray, model, layers, dtype, texts)
-        )
-        seen = _read(steps, len(texts.ids), end, stop, progress)
-        facts = {"kind": "language model", "source": texts.source, "sha256": texts.sha256, "dtype": dtype}
-        facts["architecture"] = type(network).__name__
-        tokens = tokens_of(seen, _decoder(tokenizer, texts))
-        model = found.name
-    progress("weights", 0, 1)
-    weights = weights_of(network)
-    progress("weights", 1, 1)
+    read: Json = {}
+    with ExitStack() as cluster:
+        run: Run = here
+        if loader is not None:
+            module, batches = open_module(loader)
+            places = list(enumerate(choose_modules(module, layers)))
+            seen = _read(see_batches(module, [name for _, name in places], batches), None, end, stop, progress)
+            name = model
+            facts: Json = {"kind": "module", "source": loader, "dtype": _dtype(module)}
+            parts, network, tokens = None, module, None
+        else:
+            found, network, tokenizer = open_language_model(model, dtype)
+            parts = choose_blocks(anatomy(network), layers)
+            places = [(block.number, block.name) for block in parts.blocks]
+            longest = getattr(network.config, "max_position_embeddings", None) or 1 << 20
+            texts = read_texts(tokenizer, data, longest, context)
+            check_context(
+                getattr(network.config.get_text_config(), "num_attention_heads", 1), texts.longest, free_memory()
+            )
+            run = cluster.enter_context(workers(ray))
+            steps = (
+                see_texts(network, parts, enumerate(texts.ids))
+                if ray is None
+                else _on_cluster(run, model, layers, dtype, texts)
+            )
+            seen = _read(steps, len(texts.ids), end, stop, progress)
+            facts = {"kind": "language model", "source": texts.source, "sha256": texts.sha256, "dtype": dtype}
+            if context is not None and texts.longest < context:
+                seen.notes.add(f"no text has {context} tokens, as --context asks for: the longest has {texts.longest}")
+            read["context"] = texts.longest
+            facts["architecture"] = type(network).__name__
+            tokens = tokens_of(seen, _decoder(tokenizer, texts))
+            name = found.name
+        weights = weights_of(_weighed(run, network, None if run is here else (model, dtype), progress))
+        geometries = _geometries(run, seen, [layer for _, layer in places], progress)
+    if note := low_ranks(seen, [layer for _, layer in places]):
+        seen.notes.add(note)
     return {
         "schema": SCHEMA,
         "hartley": hartley.__version__,
-        "model": {"name": model, "parameters": parameters(network), "width": _width(seen), **facts},
-        "data": {"texts": seen.texts, "groups": min(GROUPS, seen.texts)},
-        "layers": layers_of(seen, places, progress),
+        "model": {"name": name, "parameters": parameters(network), "width": _width(seen), **facts},
+        "data": read | {"texts": seen.texts, "groups": min(GROUPS, seen.texts)},
+        "layers": layers_of(seen, places, geometries),
         "heads": heads_of(seen, parts) if parts else [],
         "weights": weights,
         "tokens": tokens,
@@ -115,41 +147,35 @@ def examine(
     }
 
 
-def _read(steps: Iterator[Seen], total: int | None, end: float, stop: Event | None, progress: Progress) -> Seen:
+def _read(steps: Generator[Seen], total: int | None, end: float, stop: Event | None, progress: Progress) -> Seen:
     seen: Seen | None = None
     why = None
-    for seen in steps:
-        progress("reading", seen.texts, total or seen.texts)
-        if seen.texts == total:
-            break
-        if stop is not None and stop.is_set():
-            why = "was interrupted"
-        elif time.monotonic() > end:
-            why = "took its share of the budget"
-        if why:
-            of = f" of {total}" if total else ""
-            seen.notes.add(f"reading {why}: {seen.texts}{of} texts were read")
-            break
+    with closing(steps):  # also where it is left early: its hooks go, and what a cluster has not done
+        for seen in steps:
+            progress("reading", seen.texts, total or seen.texts)
+            if seen.texts == total:
+                break
+            if stop is not None and stop.is_set():
+                why = "was interrupted"
+            elif time.monotonic() > end:
+                why = "took its share of the budget"
+            if why:
+                of = f" of {total}" if total else ""
+                seen.notes.add(f"reading {why}: {seen.texts}{of} texts were read")
+                break
     if seen is None:
         raise ValueError("the loader's batches were empty: there is nothing to examine")
     return seen
 
 
-def _on_cluster(address: str, model: str, layers: str | None, dtype: str, texts: Texts) -> Iterator[Seen]:
+def _on_cluster(run: Run, model: str, layers: str | None, dtype: str, texts: Texts) -> Generator[Seen]:
     """The same reading by the workers of a cluster, each group of texts at once; merged exactly."""
-    from hartley.engines.ray_cluster import cause, cluster, shares
-
-    seen = Seen()
-    with cluster(address) as ray:
-        read = ray.remote(max_retries=3, **shares(ray)[1])(_read_group)
-        numbered = list(enumerate(texts.ids))
-        pending = [read.remote(model, layers, dtype, numbered[group::GROUPS]) for group in range(GROUPS)]
-        while pending:
-            done, pending = ray.wait(pending)
-            try:
-                seen.merge(ray.get(done[0]))
-            except Exception as error:  # Ray wraps what a worker raised
-                raise cause(error) from error
+    seen, numbered = Seen(), list(enumerate(texts.ids))
+    with closing(
+        run(_read_group, [(model, layers, dtype, numbered[group::GROUPS]) for group in range(GROUPS)])
+    ) as read:
+        for _, group in read:
+            seen.merge(group)
             if seen.texts:
                 yield seen
 
@@ -160,6 +186,36 @@ def _read_group(model: str, layers: str | None, dtype: str, texts: list[tuple[in
     network = _opened(model, dtype)
     *_, seen = see_texts(network, choose_blocks(anatomy(network), layers), texts)
     return seen
+
+
+def _weighed(run: Run, network: Any, opened: tuple[str, str] | None, progress: Progress) -> list[Any]:
+    """What `weigh` says of all weights, in their order; by workers where they can open the model."""
+    tensors = dict(network.named_parameters())
+    progress("weights", 0, 1)
+    if opened is None:
+        found = weigh(tensors)
+    else:
+        names = list(tensors)
+        parts = run(_weigh_group, [(*opened, names[group::GROUPS]) for group in range(GROUPS)])
+        places = {name: place for place, name in enumerate(names)}
+        found = sorted((one for _, part in parts for one in part), key=lambda one: places[one[0].name])
+    progress("weights", 1, 1)
+    return found
+
+
+def _weigh_group(model: str, dtype: str, names: list[str]) -> list[Any]:
+    tensors = dict(_opened(model, dtype).named_parameters())
+    return weigh({name: tensors[name] for name in names})
+
+
+def _geometries(run: Run, seen: Seen, layers: list[str], progress: Progress) -> list[Json]:
+    """Directions and spectral entropy of every layer."""
+    found: list[Json] = [{}] * len(layers)
+    progress("layers", 0, len(layers))
+    for done, (place, one) in enumerate(run(geometry, ((seen.groups(layer),) for layer in layers)), 1):
+        found[place] = one
+        progress("layers", done, len(layers))
+    return found
 
 
 @cache

@@ -10,12 +10,15 @@ import numpy as np
 
 from hartley.report.plotting import BLACK, MARKERS, ORANGE, PALETTE, figure, render
 from hartley.report.xray.findings import Json
+from hartley.report.xray.sections import RESTING, undecided
 from hartley.report.xray.seen import SHARES
+from hartley.representation.heads import COLLAPSED, OVERLOADED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LINE = 76  # letters of a title that fit over a figure
+NEAR = "too near to tell"
 KINDS = len(PALETTE)  # of weight matrices that a figure tells apart
 
 
@@ -54,7 +57,8 @@ def _heads(report: Json, title: str) -> Any:
     places = {index: place for place, index in enumerate(dict.fromkeys(head["layer"] for head in heads))}
     shape = len(places), max(head["head"] for head in heads) + 1
     names = [str(index) for index in places]
-    with figure(1, 2, title=title, width=12, height=max(4.0, 1.6 + 0.22 * shape[0])) as (fig, axes):
+    height = max(4.0, 1.6 + 0.22 * shape[0])
+    with figure(1, 2, title=title, width=12, height=height) as (fig, axes):
         maps = (("entropy_share", "entropy (share of the most)"), ("first_key", "attention on the first token (share)"))
         for axis, (key, label) in zip(axes, maps, strict=True):
             grid = np.full(shape, np.nan)
@@ -71,13 +75,43 @@ def _heads(report: Json, title: str) -> Any:
             marked = [(head["head"], places[head["layer"]]) for head in heads if head["verdict"] == verdict]
             if marked:
                 axes[0].plot(*zip(*marked, strict=True), marker, color=color, markersize=6, label=verdict)
-        if axes[0].get_legend_handles_labels()[0]:
-            axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+        for axis, (key, _), near in zip(axes, maps, ((COLLAPSED, OVERLOADED), (RESTING,)), strict=True):
+            ringed = [(head["head"], places[head["layer"]]) for head in heads if undecided(head[key], *near)]
+            if ringed:
+                axis.plot(
+                    *zip(*ringed, strict=True), "o", color=ORANGE, markersize=8, fillstyle="none", markeredgewidth=1.5,
+                    label=NEAR,
+                )  # fmt: skip
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.48 / (height - 2)), ncols=3)
     return fig
 
 
 def _units(report: Json, title: str) -> Any:
     return _shares(report, title, "units", "share of the layer's units (percent)")
+
+
+def _experts(report: Json, title: str) -> Any:
+    layers = [layer for layer in report["layers"] if "experts" in layer]
+    count = max(layer["experts"] for layer in layers)
+    load = np.full((len(layers), count), np.nan)
+    for row, layer in zip(load, layers, strict=True):
+        row[: layer["experts"]] = [layer["experts"] * one["value"] for one in layer["expert_load"]]
+    with figure(1, 2, title=title, width=12, height=max(4.6, 1.6 + 0.22 * len(layers))) as (fig, [left, right]):
+        _line(left, layers, "choice_entropy", 0, "a token's choice")
+        _line(left, layers, "load_entropy", 1, "the load")
+        left.axhline(np.log(count), color=BLACK, linestyle=":", marker="", label="most there can be")
+        left.set(xlabel="layer (from the input)", ylabel="entropy (nats)")
+        left.set_ylim(bottom=0)
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        image = right.imshow(load, cmap="cividis", vmin=0, aspect="auto", interpolation="nearest")
+        right.grid(visible=False)
+        right.set(xlabel="expert (number)", ylabel="layer (from the input)")
+        step = -(-len(layers) // 16)
+        right.set_yticks(range(0, len(layers), step), [str(layer["index"]) for layer in layers[::step]])
+        right.set_xticks(range(0, count, -(-count // 12)))
+        fig.colorbar(image, ax=right, label="load (1: an even share)")
+    return fig
 
 
 def _cache(report: Json, title: str) -> Any:
@@ -153,6 +187,7 @@ _FIGURES: dict[str, Callable[[Json, str], Any]] = {
     "lens": _lens,
     "heads": _heads,
     "units": _units,
+    "experts": _experts,
     "cache": _cache,
     "weights": _weights,
     "tokens": _tokens,

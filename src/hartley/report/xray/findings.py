@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from hartley.info.estimators import Estimate
 from hartley.report.xray.seen import GROUPS, SHARES, Seen
-from hartley.representation import condition_numbers, diffusion_spectral_entropy, effective_rank, select_kappa
+from hartley.representation import WeightCondition, diffusion_spectral_entropy, effective_rank, select_kappa
 from hartley.representation.anatomy import Anatomy
+from hartley.representation.condition_numbers import measure_weights
 from hartley.representation.diffusion_operator import bandwidth
+from hartley.representation.experts import load_entropy
 from hartley.representation.heads import verdicts
 from hartley.representation.sketch import weight_sketch
-from hartley.representation.tally import jackknife_error, jackknife_ratio
+from hartley.representation.tally import Tally, jackknife_error, jackknife_ratio
 
 Json = dict[str, Any]
 Progress = Callable[[str, int, int], None]  # what is being done, how much of how much
 SCHEMA = "hartley.xray/1"
 SAFE = 0.2  # the share of tensors that a fine-tuning may touch first, as KappaTune's authors take
+ENOUGH = 2  # rows for each feature, from which an effective rank is not said to be low
 DIGITS = 6  # of every number: what is behind them differs between machines
 
 
-def layers_of(seen: Seen, layers: Sequence[tuple[int, str]], progress: Progress) -> list[Json]:
+def layers_of(seen: Seen, layers: Sequence[tuple[int, str]], geometries: Sequence[Json]) -> list[Json]:
     """What each layer, given by its place and name, encodes, and what its feed-forward part and its cache do."""
     found: list[Json] = []
     for done, (index, name) in enumerate(layers):
-        progress("layers", done, len(layers))
-        groups = [seen.samples[name, group].sample_ for group in range(GROUPS) if (name, group) in seen.samples]
         tally = seen.tally
-        layer: Json = {"name": name, "index": index, **_geometry(groups)}
+        layer: Json = {"name": name, "index": index, **geometries[done]}
         for key, counted, place in (
             ("rms", f"size {name}", 0),
             ("zeros", f"zeros {name}", None),
@@ -54,9 +55,24 @@ def layers_of(seen: Seen, layers: Sequence[tuple[int, str]], progress: Progress)
         for key in ("lens entropy", "lens gap"):
             if key in tally:
                 layer[key.replace(" ", "_")] = _told(tally.mean(key), done)
-        found.append(layer)
-    progress("layers", len(layers), len(layers))
+        found.append(layer | _experts(tally, name))
     return found
+
+
+def _experts(tally: Tally, name: str) -> Json:
+    """What the router of a layer chooses, and how its experts are loaded; nothing where it has none."""
+    if (load := f"load {name}") not in tally:
+        return {}
+    shares = tally.mean(load)
+    return {
+        "experts": len(shares.value),
+        "experts_chosen": number(tally.mean(f"chosen {name}").value),
+        "choice_entropy": _told(tally.mean(f"choice {name}"), None),
+        "load_entropy": _told(tally.mean(load, of=load_entropy), None),
+        "effective_experts": _told(tally.mean(load, of=lambda mean: math.exp(load_entropy(mean))), None),
+        "idle_experts": _told(tally.mean(load, of=lambda mean: (mean == 0).mean()), None),
+        "expert_load": [_told(shares, expert) for expert in range(len(shares.value))],
+    }
 
 
 def heads_of(seen: Seen, parts: Anatomy) -> list[Json]:
@@ -80,13 +96,16 @@ def heads_of(seen: Seen, parts: Anatomy) -> list[Json]:
     return found
 
 
-def weights_of(model: nn.Module) -> list[Json]:
+def weigh(weights: Mapping[str, Tensor]) -> list[tuple[WeightCondition, list[float | None]]]:
+    """The condition and the sketch of every matrix among some weights, by name."""
+    return [(one, [number(value) for value in weight_sketch(weights[one.name])]) for one in measure_weights(weights)]
+
+
+def weights_of(weighed: Sequence[tuple[WeightCondition, list[float | None]]]) -> list[Json]:
     """The condition of every weight matrix, and whether it is among those that are safe to tune."""
-    if not any(weight.ndim > 1 for weight in model.parameters()):
+    if not weighed:
         return []
-    conditions = condition_numbers(model)
-    safe = set(select_kappa(conditions, top_p=SAFE))
-    tensors = dict(model.named_parameters())
+    safe = set(select_kappa([one for one, _ in weighed], top_p=SAFE))
     return [
         {
             "name": one.name,
@@ -95,10 +114,10 @@ def weights_of(model: nn.Module) -> list[Json]:
             "parameters": one.n_params,
             "kappa": number(one.kappa),
             "effective_rank": number(one.effective_rank),
-            "sketch": [number(value) for value in weight_sketch(tensors[one.name])],
+            "sketch": sketch,
             "safe_to_tune": one.name in safe,
         }
-        for one in conditions
+        for one, sketch in weighed
     ]
 
 
@@ -138,7 +157,7 @@ def number(value: Any) -> float | None:
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
-def _geometry(groups: Sequence[np.ndarray]) -> Json:
+def geometry(groups: Sequence[np.ndarray]) -> Json:
     """Directions and spectral entropy of a sample of rows, group by group."""
     rows = np.concatenate(groups).astype(np.float64)
     spread = rows.std(0)
@@ -165,6 +184,24 @@ def _geometry(groups: Sequence[np.ndarray]) -> Json:
         "dse_rows": smallest,
         "dse_sigma": number(sigma),
     }
+
+
+def low_ranks(seen: Seen, layers: Sequence[str]) -> str | None:
+    """A note on the layer with the fewest rows for its features, if these are near its rows or above.
+
+    Of N rows of D features that are alike and independent, where the covariance's spectrum is Marchenko & Pastur's, the
+    effective rank is D exp(-D / 2N), or N exp(-N / 2D) where N is less; less even spectra lose less.
+    """
+    shapes = [(sum(map(len, groups)), groups[0].shape[1]) for groups in map(seen.groups, layers)]
+    rows, width = max(shapes, key=lambda shape: shape[1] / shape[0])
+    if rows < 2 or rows > ENOUGH * width:
+        return None
+    low, high = sorted((rows, width))
+    lost = 1 - low * math.exp(-low / (2 * high)) / width
+    return (
+        f"effective ranks come of {rows:,} rows of {width:,} features and are too low, by {100 * lost:.0f} % where all "
+        "directions are filled evenly and by less elsewhere: compare them within this report, not with other widths"
+    )
 
 
 def _covariance(groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -105,11 +105,26 @@ def _tables(report: Json) -> dict[str, Table]:
             ],
         )
     for key, names in (("units", ("units_50", "units_90", "units_99")), ("cache", ("keys_50", "keys_90", "keys_99"))):
-        if all(name in layers[0] for name in names):
+        having = [one for one in layers if names[0] in one]
+        if having:
             found[key] = (
                 ("layer", "50 %", "90 %", "99 %"),
-                [[str(one["index"]), *(f"{amount(one[name], 100)} %" for name in names)] for one in layers],
+                [[str(one["index"]), *(f"{amount(one[name], 100)} %" for name in names)] for one in having],
             )
+    mixed = [one for one in layers if "experts" in one]
+    if mixed:
+        found["experts"] = (
+            ("layer", "experts", "entropy of a choice (nats)", "of the load (nats)", "used alike", "without a token"),
+            [
+                [
+                    str(one["index"]),
+                    f"{one['experts_chosen']:g} of {one['experts']}",
+                    *(amount(one[name]) for name in ("choice_entropy", "load_entropy", "effective_experts")),
+                    f"{amount(one['idle_experts'], 100)} %",
+                ]
+                for one in mixed
+            ],
+        )
     return found
 
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hartley.report.xray.findings import Json
+from hartley.representation.heads import COLLAPSED, ERRORS, OVERLOADED
+
+RESTING = 0.5  # of a head's attention on the first token
 
 
 class Section(NamedTuple):
@@ -28,9 +31,11 @@ def sections(report: Json) -> list[Section]:
         found.append(_lens(layers))
     if report["heads"]:
         found.append(_heads(report["heads"]))
-    if "units_90" in layers[0]:
+    if any("units_90" in layer for layer in layers):
         found.append(_units(layers))
-    if "keys_90" in layers[0]:
+    if any("experts" in layer for layer in layers):
+        found.append(_experts([layer for layer in layers if "experts" in layer]))
+    if any("keys_90" in layer for layer in layers):
         found.append(_cache(layers))
     if report["weights"]:
         found.append(_weights(report["weights"]))
@@ -54,6 +59,16 @@ def amount(part: Json, scale: float = 1) -> str:
         return f"{scale * value:.3g}"
     places = max(0, 1 - math.floor(math.log10(scale * error)))
     return f"{scale * value:,.{places}f} ± {scale * error:,.{places}f}"
+
+
+def undecided(part: Json, *thresholds: float) -> bool:
+    """Whether a number lies within two standard errors of a threshold; not where its error is unknown.
+
+    >>> undecided({"value": 0.12, "stderr": 0.015}, 0.1, 0.9), undecided({"value": 0.12, "stderr": None}, 0.1)
+    (True, False)
+    """
+    value, error = part["value"], part["stderr"]
+    return bool(error) and any(abs(value - one) <= ERRORS * error for one in thresholds)
 
 
 def _extremes(layers: Sequence[Json], key: str) -> tuple[Json, Json]:
@@ -91,13 +106,18 @@ def _directions(report: Json) -> Section:
 
 def _lens(layers: Sequence[Json]) -> Section:
     gaps = [one["lens_gap"]["value"] for one in layers]
-    settled = next((one for one in layers if one["lens_gap"]["value"] < 1.0), layers[-1])
+    settled = next((one["index"] for one in layers if one["lens_gap"]["value"] < 1.0), None)
+    last = layers[-1]["index"]
     wide = [place for place, gap in enumerate(gaps) if gap > max(gaps) / 2]
-    halved = layers[min(wide[-1] + 1, len(layers) - 1)] if wide else layers[0]
+    closed = wide[-1] + 1 if wide else 0
     finding = (
-        f"The next token is settled to within 1 nat after layer {settled['index']} of {layers[-1]['index']}; half "
-        "of the "
-        f"widest gap is closed after layer {halved['index']}."
+        f"The next token is not settled to within 1 nat after any layer seen, up to {last}; "
+        if settled is None
+        else f"The next token is settled to within 1 nat after layer {settled} of {last}; "
+    ) + (
+        f"half of the widest gap is closed after layer {layers[closed]['index']}."
+        if closed < len(layers)
+        else "less than half of the widest gap is closed."
     )
     means = (
         "Every layer is asked for the next token by the model's own last normalisation and output layer. The gap "
@@ -114,17 +134,24 @@ def _lens(layers: Sequence[Json]) -> Section:
 
 def _heads(heads: Sequence[Json]) -> Section:
     count = Counter(head["verdict"] for head in heads)
-    resting = sum((head["first_key"]["value"] or 0) > 0.5 for head in heads)
+    resting = sum((head["first_key"]["value"] or 0) > RESTING for head in heads)
+    near = (
+        sum(undecided(head["entropy_share"], COLLAPSED, OVERLOADED) for head in heads),
+        sum(undecided(head["first_key"], RESTING) for head in heads),
+    )
     finding = (
         f"Of {len(heads)} heads {count['collapsed']} have collapsed, {count['overloaded']} are overloaded, and "
         f"{resting} "
-        "put more than half of their attention on the first token."
+        "put more than half of their attention on the first token; "
+        f"{near[0]} and {near[1]} of them are too near a threshold to tell."
     )
     means = (
         "A head's entropy as a share of what its query could have: below 0.1 it looks at one key only (collapsed), "
         "above "
         "0.9 at all keys alike (overloaded), each by two standard errors. The right map is the attention on the first "
-        "token, where a head rests that finds nothing to do. The errors of both are among the numbers below."
+        "token, where a head rests that finds nothing to do. A ring marks a head within two standard errors of a "
+        "threshold, on the left of 0.1 or 0.9, on the right of a half: more text may turn its verdict. The errors "
+        "themselves are among the numbers below."
     )
     advice = (
         "Overloaded and resting heads are the first to try without; a collapsed head that does not rest does one "
@@ -155,6 +182,30 @@ def _units(layers: Sequence[Json]) -> Section:
         "the layer dense."
     )
     return Section("units", "Sparsity of the layers", finding, means, advice)
+
+
+def _experts(layers: Sequence[Json]) -> Section:
+    low, high = _extremes(layers, "effective_experts")
+    idle = max(layers, key=lambda one: one["idle_experts"]["value"])
+    nothing = f"{100 * idle['idle_experts']['value']:.3g} % of the experts of layer {idle['index']} got no token"
+    finding = (
+        f"Layer {low['index']} loads {amount(low['effective_experts'])} of {low['experts']} experts, the fewest; "
+        f"layer {high['index']} {amount(high['effective_experts'])}, the most; "
+        f"{nothing if idle['idle_experts']['value'] else 'every expert got some'}."
+    )
+    means = (
+        "How many experts would carry the load if all were used alike: the exponential of the entropy of their shares "
+        f"of all choices, {low['experts_chosen']:g} of a token, which are on the right (1 is an even share). A token's "
+        "choice is the softmax of its router logits, whatever the network makes of them. Both entropies are at most "
+        "the logarithm of the number of experts. Bars are one standard error over groups of texts; an expert without a "
+        "token may get one in more text, or other text."
+    )
+    advice = (
+        "An even choice is a router that tells nothing apart; a sure choice with an even load is what a mixture is "
+        "for. Where few experts carry the load, balance it in training, or try without the idle ones on text like "
+        "yours: the model is smaller then, and the loss says what it costs."
+    )
+    return Section("experts", "Load of the experts", finding, means, advice)
 
 
 def _cache(layers: Sequence[Json]) -> Section:
@@ -238,6 +289,11 @@ def facts(report: Json) -> list[tuple[str, str, str]]:
                 f"collapsed and overloaded of {len(report['heads'])}",
             )
         )
+    mixed = [layer for layer in report["layers"] if "experts" in layer]
+    if mixed:
+        least, _ = _extremes(mixed, "effective_experts")
+        used = f"{least['effective_experts']['value']:.3g} of {least['experts']}"
+        found.append(("experts", used, f"carry the load of layer {least['index']}, the fewest"))
     if report["weights"]:
         safe = sum(one["safe_to_tune"] for one in report["weights"])
         found.append(("tune first", str(safe), f"of {len(report['weights'])} weight matrices"))
@@ -249,6 +305,7 @@ def settings(report: Json) -> list[tuple[str, Any]]:
     model = report["model"]
     named = {"model": model["name"], "kind": model["kind"], "architecture": model.get("architecture")}
     named |= {"data": model["source"], "sha256 of its tokens": model.get("sha256"), "dtype": model["dtype"]}
+    named["tokens of the longest text"] = report["data"].get("context")
     return [(name, value) for name, value in named.items() if value is not None]
 
 

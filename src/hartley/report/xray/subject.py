@@ -26,7 +26,8 @@ LETTERS = 16  # of a text file for each token that may be read: far more than a 
 SHORTEST = 16  # tokens of a text that is read at all
 LARGEST = 64 * 2**20  # bytes of a text file that is read
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-OF_MEMORY = 0.8  # the share of the free memory that weights may take
+OF_MEMORY = 0.8  # the share of the free memory that weights, or attention maps, may take
+MAPS = 6  # as large as one layer's attention, that are there at once: what is measured is dropped layer by layer
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -35,6 +36,11 @@ class Texts(NamedTuple):
 
     source: str
     ids: list[list[int]]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest one."""
+        return max(map(len, self.ids))
 
     @property
     def sha256(self) -> str:
@@ -79,14 +85,17 @@ def open_module(loader: str) -> tuple[nn.Module, Iterable[Any]]:
     return found[0].eval(), found[1]
 
 
-def read_texts(tokenizer: Tokenizer, data: Path | None, longest: int) -> Texts:
+def read_texts(tokenizer: Tokenizer, data: Path | None, longest: int, context: int | None = None) -> Texts:
     """The texts to read: rows of a Parquet, JSONL or CSV file (column ``prompt``), or a text file in windows.
 
-    Each is cut to LENGTH tokens, or to ``longest`` where the model reads fewer; at most TEXTS are taken. Without
-    ``data`` they are 40 excerpts of State of the Union addresses, which come with the package.
-    Raises ``FileNotFoundError`` for a file that is not there, ``ValueError`` for one without a text long enough.
+    Each is cut to ``context`` tokens, by default LENGTH or ``longest`` where the model reads fewer; at most TEXTS are
+    taken. Without ``data`` they are 40 excerpts of State of the Union addresses, which come with the package.
+    Raises ``FileNotFoundError`` for a file that is not there, ``ValueError`` for one without a text long enough, and
+    for a ``context`` that the model does not read.
     """
-    length = min(LENGTH, longest)
+    if context is not None and not SHORTEST <= context <= longest:
+        raise ValueError(f"--context must be in {SHORTEST}-{longest} tokens, which the model reads; got {context}")
+    length = min(LENGTH, longest) if context is None else context
     if data is None:
         return Texts("40 State of the Union addresses, 1790-2016", _cut(map(tokenizer.encode, speeches()), length))
     if not data.is_file():
@@ -100,7 +109,7 @@ def read_texts(tokenizer: Tokenizer, data: Path | None, longest: int) -> Texts:
         if size > LARGEST:
             raise ValueError(f"--data {data} has {size:,} bytes; a text file may have {LARGEST:,}, or use Parquet")
         try:
-            whole = tokenizer.encode(data.read_bytes().decode("utf-8")[: LETTERS * LENGTH * TEXTS])
+            whole = tokenizer.encode(data.read_bytes().decode("utf-8")[: LETTERS * length * TEXTS])
         except UnicodeDecodeError as error:
             raise ValueError(f"--data {data} is not UTF-8 text: {error}") from error
         ids = _cut((whole[begin : begin + length] for begin in range(0, len(whole), length)), length)
@@ -173,6 +182,18 @@ def check_memory(directory: Path, dtype: str, free: int | None) -> None:
     raise ValueError(
         f"the weights of {directory.name} take {count * BYTES[dtype] / 2**30:.1f} GiB in {dtype}, and "
         f"{free / 2**30:.1f} GiB of memory are free: {what}"
+    )
+
+
+def check_context(heads: int, context: int, free: int | None) -> None:
+    """Raise ``ValueError`` for texts of ``context`` tokens whose attention maps ``free`` bytes do not hold."""
+    needed = 4 * MAPS * heads * context**2
+    if free is None or needed <= OF_MEMORY * free:
+        return
+    fitting = math.isqrt(int(OF_MEMORY * free) // (4 * MAPS * heads))
+    raise ValueError(
+        f"--context {context} takes {needed / 2**30:.1f} GiB for the attention of {heads} heads, and "
+        f"{free / 2**30:.1f} GiB of memory are free: {fitting} tokens would fit"
     )
 
 

@@ -11,7 +11,13 @@ from hartley.report.xray.compare import comparison_sections
 from hartley.report.xray.findings import Json
 from hartley.report.xray.sections import Section, facts, sections
 
-CHARTS = {"directions": "effective_rank", "lens": "lens_gap", "units": "units_90", "cache": "keys_90"}
+CHARTS = {
+    "directions": "effective_rank",
+    "lens": "lens_gap",
+    "units": "units_90",
+    "experts": "effective_experts",
+    "cache": "keys_90",
+}
 
 
 def xray_view(report: Json, console: Console) -> RenderableType:
@@ -20,7 +26,8 @@ def xray_view(report: Json, console: Console) -> RenderableType:
     for one in sections(report):
         parts += _section(one)
         if one.key in CHARTS:
-            values = [layer[CHARTS[one.key]]["value"] or 0.0 for layer in report["layers"]]
+            having = [layer for layer in report["layers"] if CHARTS[one.key] in layer]
+            values = [layer[CHARTS[one.key]]["value"] or 0.0 for layer in having]
             parts.append(Text(f"by layer {_chart(values, console)}", "dim"))
     return Group(*parts, *_notes(report))
 
