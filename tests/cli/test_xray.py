@@ -230,7 +230,7 @@ def test_heads_too_near_a_threshold_are_counted_and_ringed(found):
         head["first_key"] = {"value": 0.52 if verdict == "collapsed" else 0.1, "stderr": 0.02}
     report = found | {"heads": heads}
     (section,) = [one for one in sections(report) if one.key == "heads"]
-    assert section.finding.endswith("2 and 1 of them are too near a threshold to tell.")
+    assert section.finding.endswith("Too near to tell: 2 by their entropy, 1 by that half.")
     shares = np.array([[value for value, _, _ in parts]])
     assert verdicts(shares, np.array([[error for _, error, _ in parts]])) == [[verdict for _, _, verdict in parts]]
     rings = [[line for line in axis.lines if line.get_label() == NEAR] for axis in _heads(report, "").axes[:2]]

@@ -142,8 +142,8 @@ def _heads(heads: Sequence[Json]) -> Section:
     finding = (
         f"Of {len(heads)} heads {count['collapsed']} have collapsed, {count['overloaded']} are overloaded, and "
         f"{resting} "
-        "put more than half of their attention on the first token; "
-        f"{near[0]} and {near[1]} of them are too near a threshold to tell."
+        "put more than half of their attention on the first token. "
+        f"Too near to tell: {near[0]} by their entropy, {near[1]} by that half."
     )
     means = (
         "A head's entropy as a share of what its query could have: below 0.1 it looks at one key only (collapsed), "
