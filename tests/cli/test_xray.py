@@ -238,7 +238,7 @@ def test_heads_too_near_a_threshold_are_counted_and_ringed(found):
     for head in heads:
         head["entropy_share"]["stderr"] = head["first_key"]["stderr"] = None
     (section,) = [one for one in sections(report) if one.key == "heads"]
-    assert "0 and 0 of them" in section.finding
+    assert "0 by their entropy, 0 by that half" in section.finding
     assert NEAR not in [line.get_label() for line in _heads(report, "").axes[0].lines]
 
 
