@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from importlib.resources import files
 from importlib.util import find_spec
 
@@ -24,6 +25,7 @@ from hartley.report.xray.page import comparison_page, xray_page
 from hartley.report.xray.sections import _lens, sections
 from hartley.report.xray.seen import Seen
 from hartley.report.xray.subject import check_context, check_memory, read_texts
+from hartley.report.xray.workers import workers
 from hartley.representation.heads import verdicts
 from page_checks import check_safe
 from tiny_models import tiny_model, write_folder
@@ -354,8 +356,10 @@ def test_a_cluster_gives_the_same_report(found, tiny, words, monkeypatch):
 
     monkeypatch.setattr(findings, "effective_rank", None)
     monkeypatch.setattr(findings, "measure_weights", None)
-    assert examine(tiny, data=words, ray="local") == found
-    early = examine(tiny, data=words, ray="local", budget=1e-9)
+    with workers("local") as run:
+        monkeypatch.setattr("hartley.report.xray.examine.workers", lambda address: nullcontext(run))  # one for both
+        assert examine(tiny, data=words, ray="local") == found
+        early = examine(tiny, data=words, ray="local", budget=1e-9)
     assert early["weights"] == found["weights"]
     assert any("reading took its share of the budget" in note for note in early["notes"])
 

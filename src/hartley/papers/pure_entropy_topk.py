@@ -31,7 +31,7 @@ TRAINING = 1297  # digits; the other 500 are for testing
 PAST = 24  # earlier pixels, in raster order, that the model sees
 FLAT, EDGE = 1.0, 6.0  # grey levels per pixel: a flat pixel's gradient is below the one, an edge's at least the other
 CURVE: dict[str, Any] = for_vocabulary(LEVELS, share=1.0)
-SCALES = {"tiny": (2, 50, 30), "small": (5, 2000, 500)}  # seeds, training steps, digits drawn under each rule
+SCALES = {"tiny": (2, 5, 6), "small": (5, 2000, 500)}  # seeds, training steps, digits drawn under each rule
 
 PAPER = Paper(
     slug="pure-entropy-topk",
