@@ -1,3 +1,5 @@
+"""Routers of experts: where they are found, what they are said to choose, and the entropy of the load."""
+
 import math
 from types import SimpleNamespace
 

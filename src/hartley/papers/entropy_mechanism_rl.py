@@ -12,6 +12,7 @@ from hartley.papers.decoy_bandit import ACTIONS, CONTEXTS, RATE, SAMPLES, UPDATE
 from hartley.papers.figures import MARKERS, PALETTE, figure
 from hartley.papers.intervals import above, interval, shown, within
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.training.rl import EntropyPerformanceLaw, clip_cov_loss, kl_cov_loss, ppo_loss, token_entropy
 
 if TYPE_CHECKING:
@@ -67,12 +68,8 @@ def reproduce(scale: Scale) -> Evidence:
     """
     count, rollouts = SCALES[scale]
     seeds = list(range(SEED, SEED + count))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the tensors are tiny
-    try:
+    with one_thread():
         runs = {name: [learn(ways(seed)[name], rollouts, seed) for seed in seeds] for name in ways(0)}
-    finally:
-        torch.set_num_threads(threads)
     rows = judge(runs)
     return Evidence(
         rows=rows,

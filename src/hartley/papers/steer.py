@@ -12,6 +12,7 @@ from hartley.papers.decoy_bandit import RATE, Curve, Loss, learn, of_tokens
 from hartley.papers.figures import MARKERS, PALETTE, figure
 from hartley.papers.intervals import above, shown, within
 from hartley.papers.paper import Evidence, Paper, Row, Scale, verdict_from
+from hartley.papers.threads import one_thread
 from hartley.training.rl import entropy_change, ppo_loss, steer_loss, token_covariance, token_entropy
 
 if TYPE_CHECKING:
@@ -96,17 +97,13 @@ def reproduce(scale: Scale) -> Evidence:
     count, states, rollouts = SCALES[scale]
     seeds = list(range(SEED, SEED + count))
     losses = {GRPO: of_tokens(ppo_loss, epsilon_high=0.28), MILD: weighed(0.8), STRONG: weighed(0.1)}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         foretold = {
             f"V={size}, logits of sd {spread}": [foretell(size, spread, states, seed) for seed in seeds]
             for size in SIZES
             for spread in SPREADS
         }
         runs = {name: [learn(loss, rollouts, seed) for seed in seeds] for name, loss in losses.items()}
-    finally:
-        torch.set_num_threads(threads)
     rows = judge(foretold, runs)
     return Evidence(
         rows=rows,

@@ -46,7 +46,7 @@ def approximate(operator: DiffusionOperator, t: float, goal: float, most: int, *
     """
     count, device = len(operator), operator.points.device
     random = np.random.default_rng(0)
-    sharp = t >= 2 and not patient
+    sharp = t >= 2 and not patient  # who is patient may have tiles in float32, too coarse for a product
     trace, squares = float(operator.diagonal.sum()), operator.squares() if sharp else math.inf
     left = operator.diagonal.clone()
     floor = ROUNDING * float(left.max())
